@@ -1,0 +1,116 @@
+"""What a model's PyTorch state dict looks like, derived from its abstract JAX params and the rule table."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from repvit_sam_jax import checkpoint
+from repvit_sam_jax.checkpoint import CheckpointError
+from repvit_sam_jax.config import PRESETS, Form, SamConfig
+from repvit_sam_jax.sam import Params, Sam
+
+from .keymap import jax_to_torch, torch_to_jax
+from .layouts import Layout
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One tensor: its path in params, the layout between the two, and its PyTorch shape and NumPy dtype."""
+
+    path: str
+    layout: Layout
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+@functools.lru_cache(maxsize=32)
+def state_dict_entries(config: SamConfig, form: Form) -> dict[str, Entry]:
+    """PyTorch key -> entry, for every array of the model."""
+    entries = {}
+    for path, leaf in checkpoint.flatten(Sam(config, form).abstract_params()):
+        matches = jax_to_torch(path)
+        if len(matches) != 1:
+            raise LookupError(f"{len(matches)} rules match the parameter {path}; convert/keymap.py needs exactly one")
+        key, layout = matches[0]
+        example = layout.to_torch(np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape))
+        entries[key] = Entry(path, layout, example.shape, example.dtype)
+    return entries
+
+
+def identify(state: Mapping[str, np.ndarray], preset: str | None = None) -> tuple[SamConfig, Form]:
+    """Which preset and form a state dict is of: the one with the fewest missing, unexpected and misshapen keys.
+
+    Args:
+      state: PyTorch key -> array.
+      preset: consider this preset alone.
+
+    Raises:
+      CheckpointError: it belongs to another family of models, or `preset` names one that it does not fit.
+    """
+    family = _foreign_family(state)
+    if family:
+        raise CheckpointError(f"these are the weights of {family}, not of RepViT-SAM")
+    form: Form = "train" if any(".bn." in key for key in state) else "deploy"
+    if preset is not None and preset not in PRESETS:
+        raise CheckpointError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
+    best = _closest(state, form)
+    config = best if preset is None else PRESETS[preset]
+    if config != best and _distance(state, best, form) < _distance(state, config, form):
+        raise CheckpointError(f"these are weights of {best.name}, not of {preset} as --preset says")
+    return config, form
+
+
+def _closest(state: Mapping[str, np.ndarray], form: Form) -> SamConfig:
+    distances = {}
+    for config in PRESETS.values():
+        distances[config] = _distance(state, config, form)
+        if not distances[config]:
+            break
+    return min(distances, key=distances.__getitem__)
+
+
+def _distance(state: Mapping[str, np.ndarray], config: SamConfig, form: Form) -> int:
+    entries = state_dict_entries(config, form)
+    fitting = sum(key in entries and value.shape == entries[key].shape for key, value in state.items())
+    return len(entries) + len(state) - 2 * fitting
+
+
+def _foreign_family(state: Mapping[str, np.ndarray]) -> str | None:
+    """The name of the model that the keys belong to, where it is none of ours."""
+    if any(torch_to_jax(key) and key.startswith("image_encoder.") for key in state):
+        return None
+    signs = {
+        "image_encoder.blocks.": "a SAM ViT (ViT-B, ViT-L or ViT-H)",
+        "image_encoder.layers.": "MobileSAM (TinyViT)",
+        "features.": "a RepViT classifier",
+        "image_encoder.": "another SAM-like model",
+    }
+    for prefix, family in signs.items():
+        if any(key.startswith(prefix) for key in state):
+            return family
+    examples = ", ".join(list(state)[:3]) or "none at all"
+    return f"a model unknown here (its first keys: {examples})"
+
+
+def to_params(state: Mapping[str, np.ndarray], config: SamConfig, form: Form) -> Params:
+    """Params of a checked state dict.
+
+    Raises:
+      CheckpointError: listing every missing, unexpected, misshapen and non-finite tensor.
+    """
+    entries = state_dict_entries(config, form)
+    checkpoint.check(state, entries, f"state dict of {config.name} ({form} form)")
+    return checkpoint.unflatten({entry.path: entry.layout.to_jax(state[key]) for key, entry in entries.items()})
+
+
+def to_state(params: Params, config: SamConfig, form: Form) -> dict[str, np.ndarray]:
+    """The PyTorch state dict, as NumPy arrays, of params that have been checked against the model."""
+    flat = dict(checkpoint.flatten(params))
+    entries = state_dict_entries(config, form)
+    return {key: entry.layout.to_torch(np.asarray(flat[entry.path])) for key, entry in entries.items()}
+
+

@@ -1,0 +1,61 @@
+"""Stand-in weights in the published format, for tests and demos without the published checkpoint.
+
+Every tensor is drawn from a generator seeded by its own key, so its values depend on key, shape and seed alone.
+BatchNorm statistics are far from (0, 1), so that a wrong fold shows. Masks from such weights mean nothing.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from repvit_sam_jax import checkpoint
+from repvit_sam_jax.config import SamConfig
+
+from .mapping import state_dict_entries
+
+
+def synthetic_tensor(key: str, shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
+    """One tensor; float32 unless `dtype` is int64 (BatchNorm's counter, which gets a value of its own)."""
+    code = zlib.crc32(key.encode())
+    if dtype == "int64":
+        return np.full(shape, 1 + code % 100_000, np.int64)
+    rng = np.random.Generator(np.random.PCG64([seed, code]))
+    leaf = key.rsplit(".", 1)[-1]
+    if leaf == "running_var":
+        value = rng.uniform(0.5, 2.0, shape)
+    elif leaf == "running_mean":
+        value = rng.normal(0.0, 0.3, shape)
+    elif "gaussian_matrix" in leaf:
+        value = rng.normal(0.0, 1.0, shape)
+    elif leaf == "bias":
+        value = rng.normal(0.0, 0.1, shape)
+    elif leaf == "weight" and len(shape) == 1:  # scale of a norm
+        value = rng.uniform(0.4, 1.2, shape)
+    elif len(shape) == 4:  # convolution
+        value = rng.normal(0.0, 1.0 / np.sqrt(shape[1] * shape[2] * shape[3]), shape)
+    elif len(shape) == 2 and leaf == "weight":  # linear
+        value = rng.normal(0.0, 1.0 / np.sqrt(shape[1]), shape)
+    else:
+        value = rng.normal(0.0, 0.2, shape)
+    return value.astype(np.float32)
+
+
+def synthetic_state_dict(manifest: Mapping[str, tuple[tuple[int, ...], str]], seed: int = 0) -> dict[str, np.ndarray]:
+    """A state dict for a manifest of key -> (shape, dtype)."""
+    return {key: synthetic_tensor(key, tuple(shape), dtype, seed) for key, (shape, dtype) in manifest.items()}
+
+
+def manifest(config: SamConfig) -> dict[str, tuple[tuple[int, ...], str]]:
+    """key -> (shape, dtype) of the published (training-form) state dict of a model."""
+    return {key: (entry.shape, str(entry.dtype)) for key, entry in state_dict_entries(config, "train").items()}
+
+
+def write(path: Path, config: SamConfig, seed: int = 0) -> None:
+    """Write a PyTorch checkpoint of the published format with random weights."""
+    state = {key: torch.from_numpy(value) for key, value in synthetic_state_dict(manifest(config), seed).items()}
+    checkpoint.write_atomically(path, lambda temporary: torch.save(state, temporary))

@@ -1,0 +1,190 @@
+"""RepViT (arXiv 2307.09283) as SAM's image encoder: last stage at stride 1, SAM's neck on top (arXiv 2312.05760).
+
+Reference: THU-MIG/RepViT, `sam/repvit_sam/modeling/repvit.py`. Deliberate difference: there the block whose input
+has 320 channels gets stride 1, which is the last downsampling block only in M2.3; here the last downsampling block
+gets it in every variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from ..config import RepViTBlockConfig, RepViTConfig
+from ..layers import BatchNorm, Conv, ConvBN, Keys, LayerNorm, SqueezeExcite, Stages, conv_bn, gelu
+
+class DepthwiseScale(nnx.Module):
+    """A 1x1 depthwise convolution with bias: a scale and a shift per channel."""
+
+    def __init__(self, channels: int, *, dtype: jnp.dtype):
+        self.kernel = nnx.Param(jnp.zeros(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return x * self.kernel[...].astype(self.dtype) + self.bias[...].astype(self.dtype)
+
+
+class RepVGGDW(nnx.Module):
+    """The training form of RepViT's depthwise convolution: `BN(ConvBN_3x3(x) + conv_1x1(x) + x)`."""
+
+    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: Keys):
+        self.conv3x3 = ConvBN("depthwise3x3", channels, channels, dtype=dtype, rngs=rngs)
+        self.conv1x1 = DepthwiseScale(channels, dtype=dtype)
+        self.bn = BatchNorm(channels, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b h w c"]:
+        return self.bn(self.conv3x3(x, train) + self.conv1x1(x) + x, train)
+
+
+class TokenMixer(nnx.Module):
+    """Spatial mixing: a depthwise convolution, squeeze-excite on some blocks, and a projection where it downsamples."""
+
+    def __init__(self, config: RepViTBlockConfig, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
+        cin, cout = config.in_channels, config.out_channels
+        common = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
+        if config.downsample or deploy:
+            self.dw = conv_bn("depthwise3x3", cin, cin, stride=config.stride, **common)
+        else:
+            self.dw = RepVGGDW(cin, dtype=dtype, rngs=rngs)
+        self.se = SqueezeExcite(cin, dtype=dtype, rngs=rngs) if config.use_se else nnx.data(None)
+        self.pw = conv_bn("pointwise", cin, cout, **common) if config.downsample else nnx.data(None)
+
+    def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b h2 w2 c2"]:
+        x = self.dw(x, train)
+        if self.se is not None:
+            x = self.se(x)
+        return x if self.pw is None else self.pw(x, train)
+
+
+class ChannelMixer(nnx.Module):
+    """`x + project(gelu(expand(x)))`, twice as wide inside."""
+
+    def __init__(self, channels: int, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
+        common = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
+        self.expand = conv_bn("pointwise", channels, 2 * channels, **common)
+        self.project = conv_bn("pointwise", 2 * channels, channels, scale_init=0.0, **common)
+
+    def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b h w c"]:
+        return x + self.project(gelu(self.expand(x, train)), train)
+
+
+class RepViTBlock(nnx.Module):
+    """A token mixer, then a channel mixer."""
+
+    def __init__(self, config: RepViTBlockConfig, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
+        self.token_mixer = TokenMixer(config, deploy=deploy, dtype=dtype, rngs=rngs)
+        self.channel_mixer = ChannelMixer(config.out_channels, deploy=deploy, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b h2 w2 c2"]:
+        return self.channel_mixer(self.token_mixer(x, train), train)
+
+
+class Stem(nnx.Module):
+    """Two stride-2 3x3 convolutions with a GELU between them."""
+
+    def __init__(self, channels: int, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
+        common = {"stride": 2, "deploy": deploy, "dtype": dtype, "rngs": rngs}
+        self.conv1 = conv_bn("dense3x3", 3, channels // 2, **common)
+        self.conv2 = conv_bn("dense3x3", channels // 2, channels, **common)
+
+    def __call__(self, x: Float[Array, "b h w 3"], train: bool = False) -> Float[Array, "b h2 w2 c"]:
+        return self.conv2(gelu(self.conv1(x, train)), train)
+
+
+class Neck(nnx.Module):
+    """SAM's neck: 1x1 convolution, LayerNorm, 3x3 convolution, LayerNorm. The result is float32."""
+
+    def __init__(self, cin: int, cout: int, *, dtype: jnp.dtype, rngs: Keys):
+        self.conv1 = Conv("pointwise", cin, cout, use_bias=False, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(cout, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv("dense3x3", cout, cout, use_bias=False, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(cout, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h w cout"]:
+        return self.norm2(self.conv2(self.norm1(self.conv1(x))))
+
+
+class RepViTEncoder(nnx.Module):
+    """Normalised image to image embedding, at 1/16 of its size."""
+
+    def __init__(self, config: RepViTConfig, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
+        common = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
+        self.config, self.dtype = config, dtype
+        self.stem = Stem(config.channels[0], **common)
+        self.blocks = nnx.Dict({str(b.index): RepViTBlock(b, **common) for b in config.blocks()})
+        self.neck = Neck(config.channels[-1], config.neck_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, stages: Stages | None = None
+    ) -> Float[Array, "b h16 w16 c"]:
+        """Embed images; with `train`, normalise by batch statistics and update the running ones in place.
+
+        `stages`, if given, is filled with the activations `stem`, `blocks.1`, ..., `neck`.
+        """
+        record = {} if stages is None else stages
+        x = record["stem"] = self.stem(images.astype(self.dtype), train)
+        for run in _runs(self.config):
+            pairs = [[self.blocks[str(index)] for index in pair] for pair in run]
+            x, outputs = _apply_run(pairs, x, train=train, with_outputs=stages is not None)
+            for pair, pair_outputs in zip(run, outputs, strict=True):
+                record.update({f"blocks.{index}": y for index, y in zip(pair, pair_outputs, strict=stages is not None)})
+        record["neck"] = x = self.neck(x)
+        return x
+
+
+def _runs(config: RepViTConfig) -> Iterator[list[tuple[int, ...]]]:
+    """The block indices, grouped into runs of (squeeze-excite block, plain block) pairs that repeat within a stage."""
+    run: list[tuple[int, ...]] = []
+    blocks = list(config.blocks())
+    i = 0
+    while i < len(blocks):
+        if blocks[i].use_se and i + 1 < len(blocks) and not blocks[i + 1].downsample:
+            run.append((blocks[i].index, blocks[i + 1].index))
+            i += 2
+            continue
+        if run:
+            yield run
+            run = []
+        yield [(blocks[i].index,)]
+        i += 1
+    if run:
+        yield run
+
+
+def _apply_run(
+    groups: list[list[RepViTBlock]], x: Array, *, train: bool, with_outputs: bool
+) -> tuple[Array, list[list[Array]]]:
+    """Apply groups of equally built blocks one after the other, as one `lax.scan` where there are several.
+
+    The scan keeps the compiled program small, and on CPU it keeps XLA from fusing (and recomputing) depthwise
+    convolutions across blocks. Parameters stay separate arrays outside: they are stacked here, inside the trace.
+    """
+    graphdef, _ = nnx.split(nnx.List(groups[0]))
+    states = [nnx.to_pure_dict(nnx.state(nnx.List(group))) for group in groups]
+
+    def step(x: Array, state: dict) -> tuple[Array, tuple[list[Array], dict]]:
+        blocks = nnx.merge(graphdef, state, copy=True)
+        outputs = []
+        for block in blocks:
+            x = block(x, train)
+            outputs.append(x)
+        statistics = nnx.to_pure_dict(nnx.state(blocks, nnx.BatchStat)) if train else {}
+        return x, (outputs if with_outputs else [], statistics)
+
+    if len(groups) == 1:
+        x, (outputs, statistics) = step(x, states[0])
+        per_group = [(outputs, statistics)]
+    else:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        x, ys = lax.scan(step, x, stacked)
+        per_group = [jax.tree.map(lambda leaf, i=i: leaf[i], ys) for i in range(len(groups))]
+    if train:
+        for group, (_, statistics) in zip(groups, per_group, strict=True):
+            nnx.update(nnx.List(group), statistics)
+    return x, [outputs for outputs, _ in per_group]

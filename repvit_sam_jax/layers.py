@@ -1,0 +1,271 @@
+"""The layers that several modules share. Activations are channels-last; kernels end in the output channel.
+
+Every layer takes a compute `dtype`. Matrix products accumulate in float32 whatever it is; normalisation and
+squeeze-excite means are computed in float32, because half-precision statistics are what breaks SAM decoders.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Stages = dict[str, Array]
+"""Named intermediate activations, in the order in which they are computed."""
+
+ConvKind = Literal["dense3x3", "depthwise3x3", "pointwise"]
+
+_conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
+
+
+class Keys:
+    """A source of random keys, called as `nnx.Rngs` is.
+
+    It counts in Python. `nnx.Rngs` counts in a traced variable, which makes tracing the construction of a model of
+    five hundred arrays take seconds.
+    """
+
+    def __init__(self, key: PRNGKeyArray):
+        self._key, self._count = key, 0
+
+    def params(self) -> PRNGKeyArray:
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count)
+
+
+class BatchCount(nnx.BatchStat):
+    """PyTorch's `num_batches_tracked`. It feeds no arithmetic and exists so that checkpoints survive a round trip."""
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The exact (erf) GELU, which SAM and RepViT use; `jax.nn.gelu` defaults to the tanh approximation."""
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1.0 + lax.erf(wide * 0.7071067811865476))).astype(x.dtype)
+
+
+class Linear(nnx.Linear):
+    """`x @ kernel + bias` over the last axis, which is also what a 1x1 convolution is.
+
+    It differs from `nnx.Linear` in half precision only: the product and the bias stay in float32 until the end.
+    """
+
+    def __init__(self, din: int, dout: int, *, use_bias: bool = True, dtype: jnp.dtype, rngs: Keys):
+        super().__init__(din, dout, use_bias=use_bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch din"]) -> Float[Array, "*batch dout"]:
+        dtype = self.dtype
+        y = jnp.matmul(x.astype(dtype), self.kernel[...].astype(dtype), preferred_element_type=jnp.float32)
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(dtype)
+
+
+def _depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, None, :],
+        (stride, stride),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _depthwise_shifts(x: Array, kernel: Array, stride: int) -> Array:
+    """Nine shifted multiply-adds. XLA:CPU's grouped convolution is some fifty times slower than this."""
+    h, w = (-(-n // stride) for n in x.shape[1:3])
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    total = None
+    for i in range(3):
+        for j in range(3):
+            window = padded[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride]
+            term = window * kernel[i, j]
+            total = term if total is None else total + term
+    return total
+
+
+def depthwise_conv3x3(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c"], stride: int = 1
+) -> Float[Array, "b h2 w2 c"]:
+    """3x3 depthwise convolution with padding 1, in the form that is fast on the platform it is compiled for."""
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(_depthwise_shifts, stride=stride),
+        default=functools.partial(_depthwise_conv, stride=stride),
+    )
+
+
+def conv3x3(
+    x: Float[Array, "b h w cin"], kernel: Float[Array, "3 3 cin cout"], stride: int = 1
+) -> Float[Array, "b h2 w2 cout"]:
+    """Dense 3x3 convolution with padding 1."""
+    strides, padding = (stride, stride), ((1, 1), (1, 1))
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+class Conv(nnx.Module):
+    """A convolution of one of three kinds, with padding that keeps the size at stride 1.
+
+    `kernel` is [3, 3, cin, cout] for `dense3x3`, [3, 3, c] for `depthwise3x3` and [cin, cout] for `pointwise`.
+    """
+
+    def __init__(
+        self, kind: ConvKind, cin: int, cout: int, *, stride: int = 1, use_bias: bool, dtype: jnp.dtype, rngs: Keys
+    ):
+        shapes = {"dense3x3": (3, 3, cin, cout), "depthwise3x3": (3, 3, 1, cin), "pointwise": (cin, cout)}
+        kernel = _conv_init(rngs.params(), shapes[kind])
+        self.kernel = nnx.Param(kernel[:, :, 0] if kind == "depthwise3x3" else kernel)
+        self.bias = nnx.Param(jnp.zeros(cout)) if use_bias else nnx.data(None)
+        self.kind, self.stride, self.dtype = kind, stride, dtype
+
+    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        if self.kind == "pointwise":
+            y = jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+        elif self.kind == "dense3x3":
+            y = conv3x3(x, kernel, self.stride)
+        else:
+            y = depthwise_conv3x3(x, kernel, self.stride)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(y.dtype)
+        return y.astype(self.dtype)
+
+
+class FusedConv(Conv):
+    """The deploy form of `ConvBN`: a convolution with bias, called in the same way."""
+
+    def __call__(self, x: Float[Array, "b h w cin"], train: bool = False) -> Float[Array, "b h2 w2 cout"]:
+        if train:
+            raise ValueError("the deploy form can't be trained: its BatchNorms are folded")
+        return super().__call__(x)
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation with PyTorch's bookkeeping, over all axes but the last.
+
+    `nnx.BatchNorm` keeps a biased running variance and no counter; PyTorch's running variance is unbiased, so a
+    model trained here and evaluated there (or the other way round) needs this one. Under `jit` with a sharded batch
+    the statistics are those of the global batch.
+    """
+
+    epsilon = 1e-5
+    momentum = 0.1  # PyTorch's: the weight of the new value
+
+    def __init__(self, channels: int, *, scale_init: float = 1.0, dtype: jnp.dtype):
+        self.scale = nnx.Param(jnp.full(channels, scale_init))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
+        self.count = BatchCount(jnp.zeros((), jnp.int32))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch c"], train: bool = False) -> Float[Array, "*batch c"]:
+        wide = x.astype(jnp.float32)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean = wide.mean(axes)
+            var = jnp.square(wide - mean).mean(axes)
+            n = x.size // x.shape[-1]
+            if n < 2:
+                raise ValueError(f"training-mode BatchNorm needs more than one value per channel, got shape {x.shape}")
+            keep, new = 1 - self.momentum, self.momentum
+            self.mean[...] = keep * self.mean[...] + new * lax.stop_gradient(mean)
+            self.var[...] = keep * self.var[...] + new * lax.stop_gradient(var) * (n / (n - 1))
+            self.count[...] = self.count[...] + 1
+        else:
+            mean, var = self.mean[...], self.var[...]
+        y = (wide - mean) * (self.scale[...] * lax.rsqrt(var + self.epsilon)) + self.bias[...]
+        return y.astype(self.dtype)
+
+
+class ConvBN(nnx.Module):
+    """A convolution without bias, then BatchNorm."""
+
+    def __init__(
+        self,
+        kind: ConvKind,
+        cin: int,
+        cout: int,
+        *,
+        stride: int = 1,
+        scale_init: float = 1.0,
+        dtype: jnp.dtype,
+        rngs: Keys,
+    ):
+        self.conv = Conv(kind, cin, cout, stride=stride, use_bias=False, dtype=dtype, rngs=rngs)
+        self.bn = BatchNorm(cout, scale_init=scale_init, dtype=dtype)
+
+    def __call__(self, x: Float[Array, "b h w cin"], train: bool = False) -> Float[Array, "b h2 w2 cout"]:
+        return self.bn(self.conv(x), train)
+
+
+def conv_bn(
+    kind: ConvKind,
+    cin: int,
+    cout: int,
+    *,
+    stride: int = 1,
+    scale_init: float = 1.0,
+    deploy: bool,
+    dtype: jnp.dtype,
+    rngs: Keys,
+) -> ConvBN | FusedConv:
+    """A `ConvBN`, or in deploy form the one convolution that `reparam` folds it into."""
+    if deploy:
+        return FusedConv(kind, cin, cout, stride=stride, use_bias=True, dtype=dtype, rngs=rngs)
+    return ConvBN(kind, cin, cout, stride=stride, scale_init=scale_init, dtype=dtype, rngs=rngs)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """LayerNorm over the last axis, in float32 with the two-pass variance, returned in the compute dtype.
+
+    SAM's LayerNorm2d is this with epsilon 1e-6; its decoder's LayerNorm has PyTorch's default, 1e-5.
+    """
+
+    def __init__(self, channels: int, *, epsilon: float, dtype: jnp.dtype, rngs: Keys):
+        super().__init__(channels, epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+        self.out_dtype = dtype
+
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        return super().__call__(x).astype(self.out_dtype)
+
+
+def squeeze_width(channels: int) -> int:
+    """Hidden width of RepViT's squeeze-excite: a quarter, rounded to the nearest multiple of 8, at least 8."""
+    return max(8, (channels // 4 + 4) // 8 * 8)
+
+
+class SqueezeExcite(nnx.Module):
+    """Channel gates from the spatial mean (arXiv 1709.01507), computed in float32."""
+
+    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: Keys):
+        hidden = squeeze_width(channels)
+        self.fc1 = Linear(channels, hidden, dtype=jnp.float32, rngs=rngs)
+        self.fc2 = Linear(hidden, channels, dtype=jnp.float32, rngs=rngs)
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        mean = x.mean((1, 2), keepdims=True, dtype=jnp.float32)
+        gate = jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(mean))))
+        return x * gate.astype(self.dtype)
+
+
+class MLP(nnx.Module):
+    """Linear layers with ReLU between them. `widths` are the input's, the hidden and the output's."""
+
+    def __init__(self, widths: Sequence[int], *, dtype: jnp.dtype, rngs: Keys):
+        self.layers = nnx.Dict(
+            {str(i): Linear(a, b, dtype=dtype, rngs=rngs) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))}
+        )
+
+    def __call__(self, x: Float[Array, "*batch din"]) -> Float[Array, "*batch dout"]:
+        for i in range(len(self.layers)):
+            x = self.layers[str(i)](x if i == 0 else jax.nn.relu(x))
+        return x

@@ -1,0 +1,236 @@
+"""The composition: `Sam` is a frozen, hashable description of a segmenter, and its parameters are a plain nested dict.
+
+    model, params = repvit_sam_jax.load("repvit_sam.safetensors")
+    embeddings = jax.jit(model.encode)(params, images)
+    low_res_masks, iou_predictions = jax.jit(model.decode)(params, embeddings, prompts)
+
+`params` has the keys `image_encoder`, `prompt_encoder` and `mask_decoder`; in the training form also `batch_stats`,
+the running statistics of BatchNorm, which are state and no parameters. `split_batch_stats` takes them apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal, overload
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .config import FORMS, Form, SamConfig, get_config
+from .encoders.repvit import RepViTEncoder
+from .layers import Keys, Stages
+from .mask_decoder import MaskDecoder
+from .prompt_encoder import PromptEncoder, Prompts
+
+Params = dict[str, Any]
+"""A nested dict of arrays under string keys."""
+
+DTYPES = ("float32", "bfloat16")
+
+
+class _Modules(nnx.Module):
+    """The modules behind `Sam`; the names of its attributes are the top-level keys of `params`."""
+
+    def __init__(self, config: SamConfig, *, form: Form, dtype: str, rngs: Keys):
+        compute = jnp.dtype(dtype)
+        self.image_encoder = RepViTEncoder(config.image_encoder, deploy=form == "deploy", dtype=compute, rngs=rngs)
+        self.prompt_encoder = PromptEncoder(config.mask_decoder, dtype=compute, rngs=rngs)
+        self.mask_decoder = MaskDecoder(config.mask_decoder, dtype=compute, rngs=rngs)
+
+
+@functools.lru_cache(maxsize=32)
+def _abstract(model: Sam) -> tuple[nnx.GraphDef, Params]:
+    """The structure of the modules and the shapes of their params, without computing any."""
+    modules = nnx.eval_shape(
+        lambda key: _Modules(model.config, form=model.form, dtype=model.dtype, rngs=Keys(key)), jax.random.key(0)
+    )
+    return nnx.split(modules)[0], _to_params(modules)
+
+
+def split_batch_stats(params: Params) -> tuple[Params, Params]:
+    """(what is trained, the running statistics); the second is empty in deploy form.
+
+    The statistics hold integer counters, so differentiate with respect to the first and put the second back:
+    `jax.grad(lambda p: loss(model.encode({**p, "batch_stats": stats}, images)))(trained)`.
+    """
+    trained = {k: v for k, v in params.items() if k != "batch_stats"}
+    return trained, params.get("batch_stats", {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sam:
+    """A segmenter without its parameters: what to compute, in which form and in which precision.
+
+    Attributes:
+      config: the architecture.
+      form: `deploy` (fused, for inference) or `train` (every branch and BatchNorm).
+      dtype: of the arithmetic, `float32` or `bfloat16`. Parameters are float32 in either case; so are the results.
+    """
+
+    config: SamConfig
+    form: Form = "deploy"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {self.form!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+
+    @classmethod
+    def from_preset(
+        cls,
+        name: str,
+        *,
+        form: Form = "deploy",
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        image_size: int | None = None,
+    ) -> Sam:
+        """The model of a preset, such as `repvit_sam`; see `config.PRESETS`."""
+        return cls(get_config(name, image_size), form, dtype)
+
+    def init(self, key: PRNGKeyArray) -> Params:
+        """Random parameters, for training from scratch. `jax.eval_shape(model.init, key)` gives shapes alone."""
+        modules = _Modules(self.config, form=self.form, dtype=self.dtype, rngs=Keys(key))
+        return _to_params(modules)
+
+    def abstract_params(self) -> Params:
+        """`jax.ShapeDtypeStruct`s of the parameters: the target that checkpoints are held against."""
+        return jax.tree.map(lambda leaf: leaf, _abstract(self)[1])
+
+    @overload
+    def encode(self, params: Params, images: Array, *, return_stages: Literal[False] = False) -> Array: ...
+    @overload
+    def encode(self, params: Params, images: Array, *, return_stages: Literal[True]) -> tuple[Array, Stages]: ...
+    def encode(self, params, images, *, return_stages=False):
+        """Image embeddings.
+
+        Args:
+          params: as `load` or `init` gives them. In training form the running statistics are used, not updated.
+          images: float [B, S, S, 3] from `transforms.preprocess`, S = `config.image_size`.
+          return_stages: also return the dict of named intermediate activations (`stem`, `blocks.1`, ..., `neck`),
+            taken from this very computation.
+
+        Returns:
+          float32 [B, S/16, S/16, C], with C = 256 for the published models. SAM's `image_encoder`, channels last.
+
+        Raises:
+          ValueError: the images have another shape.
+        """
+        self._check_images(images)
+        stages: Stages | None = {} if return_stages else None
+        embeddings = self._merge(params).image_encoder(images, stages=stages)
+        return embeddings if stages is None else (embeddings, stages)
+
+    def encode_train(
+        self, params: Params, images: Float[Array, "b s s 3"]
+    ) -> tuple[Float[Array, "b s16 s16 c"], Params]:
+        """Embeddings under batch statistics, and the new value of `params["batch_stats"]`.
+
+        Raises:
+          ValueError: the model is in deploy form, which has no BatchNorm, or the images have another shape.
+        """
+        if self.form != "train":
+            raise ValueError('encode_train needs the training form: load(..., form="train")')
+        self._check_images(images)
+        modules = self._merge(params)
+        embeddings = modules.image_encoder(images, train=True)
+        return embeddings, _to_params(modules)["batch_stats"]
+
+    @overload
+    def decode(
+        self,
+        params: Params,
+        embeddings: Array,
+        prompts: Prompts,
+        multimask_output: bool = True,
+        *,
+        return_stages: Literal[False] = False,
+    ) -> tuple[Array, Array]: ...
+    @overload
+    def decode(
+        self,
+        params: Params,
+        embeddings: Array,
+        prompts: Prompts,
+        multimask_output: bool = True,
+        *,
+        return_stages: Literal[True],
+    ) -> tuple[Array, Array, Stages]: ...
+    def decode(self, params, embeddings, prompts, multimask_output=True, *, return_stages=False):
+        """Masks for P prompts on each of B images.
+
+        Args:
+          params: as `load` or `init` gives them.
+          embeddings: [B, S/16, S/16, C] from `encode`.
+          prompts: [B, P, ...], coordinates in the resized S-frame.
+          multimask_output: three masks a prompt (whole, part, subpart) if true, else one.
+          return_stages: also return the dict of named intermediate activations.
+
+        Returns:
+          `low_res_masks`, float32 logits [B, P, M, S/4, S/4] (a mask is where they exceed 0), and
+          `iou_predictions`, float32 [B, P, M]; M is 3 or 1.
+
+        Raises:
+          ValueError: shapes that do not fit the model or each other.
+        """
+        self._check_prompts(embeddings, prompts)
+        modules = self._merge(params)
+        stages: Stages | None = {} if return_stages else None
+        tokens, valid = modules.prompt_encoder.sparse(prompts, self.config.image_size)
+        image = embeddings[:, None].astype(jnp.float32) + modules.prompt_encoder.dense(prompts.masks)
+        image_pe = modules.prompt_encoder.position.grid(self.config.embedding_size)
+        if stages is not None:
+            stages["prompt_tokens"], stages["image_pe"], stages["dense_prompt"] = tokens, image_pe, image
+        masks, iou = modules.mask_decoder(
+            image, image_pe, tokens, valid, multimask_output=multimask_output, stages=stages
+        )
+        if stages is None:
+            return masks, iou
+        stages["low_res_masks"], stages["iou_predictions"] = masks, iou
+        return masks, iou, stages
+
+    def _merge(self, params: Params) -> _Modules:
+        if self.form == "train" and "batch_stats" not in params:
+            raise ValueError(
+                'the training form needs params["batch_stats"]; after split_batch_stats put it back: '
+                '{**params, "batch_stats": batch_stats}'
+            )
+        if self.form == "deploy" and "batch_stats" in params:
+            raise ValueError("these are training-form params; fuse them with repvit_sam_jax.reparam.fuse first")
+        graphdef, _ = _abstract(self)
+        return nnx.merge(graphdef, *split_batch_stats(params), copy=True)
+
+    def _check_images(self, images: Array) -> None:
+        size = self.config.image_size
+        if images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"images must have shape [B, {size}, {size}, 3] for this model, got {tuple(images.shape)}; "
+                "transforms.preprocess makes them"
+            )
+
+    def _check_prompts(self, embeddings: Array, prompts: Prompts) -> None:
+        side, dim = self.config.embedding_size, self.config.mask_decoder.embed_dim
+        if embeddings.ndim != 4 or embeddings.shape[1:] != (side, side, dim):
+            raise ValueError(
+                f"embeddings must have shape [B, {side}, {side}, {dim}] for this model, got {tuple(embeddings.shape)}"
+            )
+        coords = prompts.point_coords.shape
+        if len(coords) != 4 or coords[0] != embeddings.shape[0] or coords[3] != 2:
+            raise ValueError(f"point_coords must have shape [{embeddings.shape[0]}, P, N, 2], got {coords}")
+        b, p, n = coords[:3]
+        low = self.config.low_res_size
+        expected = {"point_labels": (b, p, n), "point_valid": (b, p, n), "boxes": (b, p, 4), "masks": (b, p, low, low)}
+        for name, shape in expected.items():
+            value = getattr(prompts, name)
+            if value is not None and value.shape != shape:
+                raise ValueError(f"{name} must have shape {shape} beside point_coords {coords}, got {value.shape}")
+
+
+def _to_params(modules: _Modules) -> Params:
+    trained = nnx.to_pure_dict(nnx.state(modules, nnx.Param))
+    statistics = nnx.to_pure_dict(nnx.state(modules, nnx.BatchStat))
+    return {**trained, "batch_stats": statistics} if statistics else trained

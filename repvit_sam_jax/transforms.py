@@ -1,0 +1,170 @@
+"""Between photos and the model's frame: resize, pad, normalise; coordinates and masks there and back.
+
+Exact to the official pipeline (facebookresearch/segment-anything: `ResizeLongestSide`, `Sam.preprocess`,
+`Sam.postprocess_masks`): Pillow's bilinear (antialiased) resize to a longest side of S, normalisation, zero
+padding at the bottom and right; masks through two bilinear resizes without aligned corners.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
+
+
+def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
+    """A photo file as RGB, the way a person sees it.
+
+    EXIF orientation is applied, grayscale and palettes become RGB, CMYK is converted, 16-bit grayscale is scaled to
+    8 bits, and an alpha channel is dropped (the colours stay as they are stored).
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is empty, truncated, or no image that Pillow reads.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no image at {path}")
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image, np.uint16) / 257).round().astype(np.uint8))
+            elif image.mode in ("I", "F"):
+                raise ValueError(f"{path} has 32-bit pixels (mode {image.mode}), whose range is unknown; save it as 8-bit")
+            return np.array(image.convert("RGB"))
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not an image that Pillow can read") from error
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is truncated or damaged: {error}") from error
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises ValueError unless the array is uint8 [H, W, 3] and not empty."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"an image must be a NumPy array [H, W, 3], got {type(image).__name__}")
+    if image.ndim == 2:
+        raise ValueError(f"the image is grayscale, shape {image.shape}; make it RGB: np.stack([image] * 3, axis=-1)")
+    if image.ndim == 3 and image.shape[2] == 4:
+        raise ValueError(f"the image has an alpha channel, shape {image.shape}; drop it: image[..., :3]")
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"an image must have shape [H, W, 3], got {image.shape}")
+    if image.dtype != np.uint8:
+        raise ValueError(f"an image must be uint8 with values 0..255, got {image.dtype}")
+    if image.size == 0:
+        raise ValueError(f"the image is empty, shape {image.shape}")
+
+
+def resized_shape(height: int, width: int, image_size: int) -> tuple[int, int]:
+    """(height, width) after scaling the longer side to `image_size` pixels; halves round up."""
+    scale = image_size / max(height, width)
+    return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def resize_longest_side(image: UInt8[np.ndarray, "h w 3"], image_size: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """Scale so that the longer side has `image_size` pixels (Pillow, bilinear, antialiased).
+
+    Raises:
+      ValueError: the image is no uint8 RGB array, or so narrow that nothing of its short side would be left.
+    """
+    check_image(image)
+    height, width = resized_shape(*image.shape[:2], image_size)
+    if not height or not width:
+        raise ValueError(f"the image is too narrow to scale to {image_size} pixels: shape {image.shape}")
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def normalize_and_pad(image: UInt8[np.ndarray, "h w 3"], image_size: int) -> Float[np.ndarray, "s s 3"]:
+    """Subtract the mean, divide by the deviation, and pad with zeros at the bottom and right, in float32."""
+    height, width = image.shape[:2]
+    padded = np.zeros((image_size, image_size, 3), np.float32)
+    padded[:height, :width] = (image - np.float32(PIXEL_MEAN)) / np.float32(PIXEL_STD)
+    return padded
+
+
+def preprocess(
+    images: np.ndarray | Sequence[np.ndarray], image_size: int
+) -> Float[np.ndarray, "b s s 3"]:
+    """Photos to what `Sam.encode` takes.
+
+    Args:
+      images: uint8 RGB: one image [H, W, 3], or several, of any sizes.
+      image_size: S, the model's `config.image_size`, in pixels.
+
+    Returns:
+      float32 [B, S, S, 3], resized, normalised and zero-padded; B is 1 for a single image.
+
+    Raises:
+      ValueError: an image is no uint8 RGB array.
+    """
+    if isinstance(images, np.ndarray) and images.ndim < 4:
+        images = [images]
+    if not len(images):
+        raise ValueError("no images were given")
+    return np.stack([normalize_and_pad(resize_longest_side(image, image_size), image_size) for image in images])
+
+
+def apply_coords(
+    coords: Float[np.ndarray, "*batch 2"], original_size: tuple[int, int], image_size: int
+) -> Float[np.ndarray, "*batch 2"]:
+    """(x, y) from pixels of the original image, (height, width), to those of the resized one; float64 inside."""
+    height, width = original_size
+    new_height, new_width = resized_shape(height, width, image_size)
+    scale = np.array([new_width / width, new_height / height])
+    return (np.asarray(coords, np.float64) * scale).astype(np.float32)
+
+
+def apply_boxes(
+    boxes: Float[np.ndarray, "*batch 4"], original_size: tuple[int, int], image_size: int
+) -> Float[np.ndarray, "*batch 4"]:
+    """XYXY boxes from the original image's pixels to the resized one's."""
+    boxes = np.asarray(boxes)
+    return apply_coords(boxes.reshape(*boxes.shape[:-1], 2, 2), original_size, image_size).reshape(boxes.shape)
+
+
+def resize_bilinear(x: AnyArray, height: int, width: int) -> AnyArray:
+    """Bilinear resize of the last two axes without antialiasing and without aligned corners.
+
+    This is `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`; `jax.image.resize` differs, for it
+    antialiases when it shrinks. NumPy arrays stay NumPy arrays; JAX arrays may be traced.
+    """
+    for axis, size in ((-2, height), (-1, width)):
+        low, high, weight = _bilinear_taps(x.shape[axis], size)
+        shape = (-1, 1) if axis == -2 else (-1,)
+        x = x.take(low, axis) * (1 - weight).reshape(shape) + x.take(high, axis) * weight.reshape(shape)
+    return x
+
+
+def _bilinear_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each output position: the two input positions and the weight of the second, in PyTorch's float32 arithmetic."""
+    scale = np.float32(size) / np.float32(new_size)
+    position = np.maximum(scale * (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    low = np.minimum(position.astype(np.int32), size - 1)
+    return low, np.minimum(low + 1, size - 1), (position - low).astype(np.float32)
+
+
+def postprocess_masks(low_res_masks: AnyArray, original_size: tuple[int, int], image_size: int) -> AnyArray:
+    """Mask logits in the original image's pixels.
+
+    Args:
+      low_res_masks: [..., S/4, S/4] from `Sam.decode`, a NumPy or JAX array.
+      original_size: (height, width) of the photo, in pixels; static under `jit`.
+      image_size: S.
+
+    Returns:
+      Logits [..., height, width]; a mask is where they exceed 0.
+    """
+    height, width = resized_shape(*original_size, image_size)
+    square = resize_bilinear(low_res_masks, image_size, image_size)
+    return resize_bilinear(square[..., :height, :width], *original_size)
