@@ -59,3 +59,20 @@ def write(path: Path, config: SamConfig, seed: int = 0) -> None:
     """Write a PyTorch checkpoint of the published format with random weights."""
     state = {key: torch.from_numpy(value) for key, value in synthetic_state_dict(manifest(config), seed).items()}
     checkpoint.write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def synthetic_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """uint8 [height, width, 3]: smooth blobs, edges and noise, so that every frequency is present."""
+    rng = np.random.Generator(np.random.PCG64([seed, height, width]))
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    image = np.zeros((height, width, 3))
+    for _ in range(12):
+        cy, cx = rng.uniform(0, height), rng.uniform(0, width)
+        radius = rng.uniform(0.05, 0.3) * max(height, width)
+        colour = rng.uniform(-1, 1, 3)
+        squared = (y - cy) ** 2 + (x - cx) ** 2
+        image += (squared < radius * radius)[..., None] * colour
+        image += np.exp(-squared / (2 * radius * radius))[..., None] * rng.uniform(-1, 1, 3)
+    image += rng.normal(0, 0.1, image.shape)
+    low, high = image.min(), image.max()
+    return ((image - low) / (high - low) * 255).round().astype(np.uint8)

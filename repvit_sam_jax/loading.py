@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from pathlib import Path
 from typing import Literal
@@ -41,7 +42,9 @@ def load(
     """
     path = Path(path)
     if path.suffix in (".pt", ".pth", ".bin"):
-        command = f"python -m repvit_sam_jax.convert from-torch {path} {path.with_suffix('.safetensors')}"
+        # In a checkout the converter lies beside the library, in an installed wheel inside it.
+        home = "repvit_sam_jax.convert" if importlib.util.find_spec("repvit_sam_jax.convert") else "convert"
+        command = f"python -m {home} from-torch {path} {path.with_suffix('.safetensors')}"
         raise CheckpointError(f"{path} is a PyTorch checkpoint; convert it once:\n  {command}")
     arrays, metadata = checkpoint.read(path)
     stored = Sam(metadata.config, metadata.form, dtype)

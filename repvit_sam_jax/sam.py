@@ -111,8 +111,8 @@ class Sam:
         Args:
           params: as `load` or `init` gives them. In training form the running statistics are used, not updated.
           images: float [B, S, S, 3] from `transforms.preprocess`, S = `config.image_size`.
-          return_stages: also return the dict of named intermediate activations (`stem`, `blocks.1`, ..., `neck`),
-            taken from this very computation.
+          return_stages: also return the dict of named intermediate activations (`stem`, `blocks.1`, ..., `neck`,
+            `embedding`), taken from this very computation.
 
         Returns:
           float32 [B, S/16, S/16, C], with C = 256 for the published models. SAM's `image_encoder`, channels last.

@@ -149,7 +149,8 @@ def resize_bilinear(x: AnyArray, height: int, width: int) -> AnyArray:
 def _bilinear_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each output position: the two input positions and the weight of the second, in PyTorch's float32 arithmetic."""
     scale = np.float32(size) / np.float32(new_size)
-    position = np.maximum(scale * (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
+    # PyTorch rounds once here (a fused multiply-add); float64 inside does the same.
+    position = np.maximum(np.float64(scale) * (np.arange(new_size) + 0.5) - 0.5, 0).astype(np.float32)
     low = np.minimum(position.astype(np.int32), size - 1)
     return low, np.minimum(low + 1, size - 1), (position - low).astype(np.float32)
 

@@ -106,8 +106,9 @@ class Neck(nnx.Module):
         self.conv2 = Conv("dense3x3", cout, cout, use_bias=False, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(cout, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h w cout"]:
-        return self.norm2(self.conv2(self.norm1(self.conv1(x))))
+    def __call__(self, x: Float[Array, "b h w cin"], stages: Stages) -> Float[Array, "b h w cout"]:
+        stages["neck"] = x = self.norm1(self.conv1(x))
+        return self.norm2(self.conv2(x))
 
 
 class RepViTEncoder(nnx.Module):
@@ -125,7 +126,7 @@ class RepViTEncoder(nnx.Module):
     ) -> Float[Array, "b h16 w16 c"]:
         """Embed images; with `train`, normalise by batch statistics and update the running ones in place.
 
-        `stages`, if given, is filled with the activations `stem`, `blocks.1`, ..., `neck`.
+        `stages`, if given, is filled with the activations `stem`, `blocks.1`, ..., `neck`, `embedding`.
         """
         record = {} if stages is None else stages
         x = record["stem"] = self.stem(images.astype(self.dtype), train)
@@ -134,7 +135,7 @@ class RepViTEncoder(nnx.Module):
             x, outputs = _apply_run(pairs, x, train=train, with_outputs=stages is not None)
             for pair, pair_outputs in zip(run, outputs, strict=True):
                 record.update({f"blocks.{index}": y for index, y in zip(pair, pair_outputs, strict=stages is not None)})
-        record["neck"] = x = self.neck(x)
+        record["embedding"] = x = self.neck(x, record)
         return x
 
 

@@ -1,0 +1,121 @@
+"""`python -m convert`: checkpoints between PyTorch and JAX, and their parity."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from repvit_sam_jax.config import PRESETS, Form
+
+app = tyro.extras.SubcommandApp()
+Source = Annotated[Path, tyro.conf.Positional]
+
+
+@app.command(name="from-torch")
+def from_torch(
+    source: Source,
+    target: Source,
+    *,
+    preset: str | None = None,
+    form: Form | None = None,
+    image_size: int | None = None,
+) -> None:
+    """PyTorch checkpoint to safetensors of this library.
+
+    Args:
+      source: The .pt or .pth file, for example repvit_sam.pt.
+      target: The .safetensors file to write.
+      preset: Insist on this model; by default the keys tell.
+      form: train keeps every branch, deploy fuses them; by default the source's.
+      image_size: Input side in pixels that the file declares, if not the preset's.
+    """
+    from .from_torch import from_torch as convert
+
+    metadata = convert(source, target, preset=preset, form=form, image_size=image_size)
+    print(f"wrote {target}: {metadata.config.name}, {metadata.form} form, from SHA-256 {metadata.source_sha256}")
+
+
+@app.command(name="to-torch")
+def to_torch(source: Source, target: Source, *, form: Form | None = None) -> None:
+    """Safetensors of this library to a PyTorch checkpoint.
+
+    Args:
+      source: The .safetensors file.
+      target: The .pt file to write: the published names in training form, the fused twin's in deploy form.
+      form: deploy fuses a training-form file; by default the source's.
+    """
+    from .to_torch import to_torch as convert
+
+    written = convert(source, target, form=form)
+    print(f"wrote {target}: {written} form")
+
+
+@app.command(name="parity")
+def parity(source: Source, *, image: Path | None = None, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+    """Compare the JAX model with PyTorch stage by stage; exit code 1 past tolerance.
+
+    Args:
+      source: A PyTorch checkpoint.
+      image: A photo; a synthetic image by default.
+      as_json: Print JSON in place of the table.
+    """
+    from repvit_sam_jax.transforms import load_image
+
+    from .parity import parity as compare
+
+    report = compare(source, None if image is None else load_image(image))
+    print(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
+    if not report.passed:
+        raise SystemExit(1)
+
+
+@app.command(name="download")
+def download(
+    target: Source = Path("weights/repvit_sam.pt"), *, url: str | None = None, sha256: str | None = None
+) -> None:
+    """Fetch the published checkpoint.
+
+    Args:
+      target: The file to write.
+      url: Another address; by default that of the published RepViT-SAM.
+      sha256: Insist on this digest. The publisher states none.
+    """
+    from .download import URL
+    from .download import download as fetch
+
+    digest = fetch(target, url=url or URL, expected_sha256=sha256)
+    print(f"{target}: SHA-256 {digest}" + ("" if sha256 else " (computed; none was given to compare with)"))
+
+
+@app.command(name="synthetic")
+def synthetic(target: Source, *, preset: str = "repvit_sam", seed: int = 0) -> None:
+    """Write a checkpoint of the published format with RANDOM weights, for trying things out without the real one.
+
+    Args:
+      target: The .pt file to write.
+      preset: The model.
+      seed: Of the random numbers.
+    """
+    from .synthetic import write
+
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
+    write(target, PRESETS[preset], seed)
+    print(f"wrote {target}: {preset} with random weights, seed {seed}")
+
+
+def main() -> None:
+    """Entry point: expected errors become one line and exit code 1."""
+    try:
+        app.cli(prog="convert", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""Does the JAX model compute what the PyTorch model computes? A table, a row a stage.
+
+Both models run on the same image and prompts. The JAX activations come out of `Sam.encode` and `Sam.decode`
+themselves, in training and in deploy form; the PyTorch ones from hooks on the twin, which loads the checkpoint
+with `strict=True`. The decoders are compared on the same embedding (the twin's), then the masks end to end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+
+from repvit_sam_jax import transforms
+from repvit_sam_jax.config import Form, SamConfig
+from repvit_sam_jax.prompt_encoder import Prompts
+from repvit_sam_jax.reparam import fuse
+from repvit_sam_jax.sam import Params, Sam
+
+from . import mapping
+from .from_torch import read_state_dict
+from .synthetic import synthetic_image
+from .torch_models import Sam as TorchSam
+
+ENCODER_TOLERANCE = 5e-5
+"""Relative RMS. Float32 against float64 is 0.7-1.9e-5 here already; a wrong epsilon or resize is 4e-5 and more."""
+DECODER_TOLERANCE = 1e-5
+"""Relative RMS, from an identical embedding."""
+FLIP_TOLERANCE = 1e-5
+"""Share of the mask's pixels at the photo's size that may change sides."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One compared stage. `passed` is False also for NaN."""
+
+    form: str
+    stage: str
+    max_absolute: float
+    relative: float
+    """Root mean square of the difference over the reference's standard deviation (over 1 for predicted IoUs)."""
+    cosine: float
+    tolerance: float
+    case: str = ""
+    """The prompt, for a stage of the decoder."""
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.relative <= self.tolerance)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskRow:
+    """Masks at the photo's size, end to end."""
+
+    form: str
+    case: str
+    iou: float
+    """The lowest intersection over union of a JAX mask with its PyTorch counterpart."""
+    flipped: float
+    """Share of pixels that differ."""
+    tolerance: float = FLIP_TOLERANCE
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.flipped <= self.tolerance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything that `parity` compared."""
+
+    preset: str
+    rows: tuple[Row, ...]
+    masks: tuple[MaskRow, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in (*self.rows, *self.masks))
+
+    def to_dict(self) -> dict[str, Any]:
+        def plain(row: Row | MaskRow) -> dict[str, Any]:
+            return {**dataclasses.asdict(row), "passed": row.passed}
+
+        return {
+            "preset": self.preset,
+            "passed": self.passed,
+            "stages": [plain(row) for row in self.rows],
+            "masks": [plain(row) for row in self.masks],
+        }
+
+    def to_text(self) -> str:
+        """The tables, as Markdown; a stage of the decoder is shown for the prompt where it differs most."""
+        lines = [
+            "| form | stage | max abs | relative | cosine | tolerance | |",
+            "|---|---|---:|---:|---:|---:|---|",
+        ]
+        worst: dict[tuple[str, str], Row] = {}
+        for row in self.rows:
+            shown = worst.setdefault((row.form, row.stage), row)
+            if not row.relative <= shown.relative:
+                worst[row.form, row.stage] = row
+        for row in worst.values():
+            stage = f"{row.stage} ({row.case})" if row.case else row.stage
+            numbers = f"{row.max_absolute:.2e} | {row.relative:.2e} | {row.cosine:.9f} | {row.tolerance:.0e}"
+            lines.append(f"| {row.form} | {stage} | {numbers} | {_verdict(row.passed)} |")
+        lines += ["", "| form | prompt | mask IoU | flipped pixels | tolerance | |", "|---|---|---:|---:|---:|---|"]
+        for mask in self.masks:
+            numbers = f"{mask.iou:.7f} | {mask.flipped:.2e} | {mask.tolerance:.0e}"
+            lines.append(f"| {mask.form} | {mask.case} | {numbers} | {_verdict(mask.passed)} |")
+        failed = sum(not row.passed for row in (*self.rows, *self.masks))
+        total = len(self.rows) + len(self.masks)
+        lines += ["", f"{self.preset}: {total - failed} of {total} comparisons within tolerance"]
+        return "\n".join(lines)
+
+
+def _verdict(passed: bool) -> str:
+    return "ok" if passed else "FAIL"
+
+
+def compare(
+    form: str, stage: str, found: np.ndarray, reference: np.ndarray, tolerance: float, scale: float | None = None, case: str = ""
+) -> Row:
+    """One row from two arrays of the same shape.
+
+    `scale` is what differences are relative to: the reference's standard deviation if None.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    if found.shape != reference.shape:
+        raise ValueError(f"{stage}: shape {found.shape} in JAX, {reference.shape} in PyTorch")
+    a, b = np.asarray(found, np.float64).ravel(), np.asarray(reference, np.float64).ravel()
+    difference = a - b
+    relative = np.sqrt(np.mean(difference**2)) / (b.std() if scale is None else scale)
+    cosine = a @ b / np.sqrt((a @ a) * (b @ b))
+    return Row(form, stage, float(np.abs(difference).max()), float(relative), float(cosine), tolerance, case)
+
+
+def parity(source: Path, image: np.ndarray | None = None) -> Report:
+    """Compare the JAX model with the PyTorch twin on a PyTorch checkpoint.
+
+    Args:
+      source: a `.pt` file, of the published names or fused.
+      image: uint8 RGB [H, W, 3]; a synthetic image if None.
+
+    Raises:
+      CheckpointError: the file is no checkpoint of a known model.
+    """
+    state = read_state_dict(source)
+    config, form = mapping.identify(state)
+    params = mapping.to_params(state, config, form)
+    if image is None:
+        image = synthetic_image(config.image_size * 3 // 4, config.image_size)
+    twin = TorchSam(config).eval()
+    if form == "deploy":
+        twin.fuse()
+    twin.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
+    forms: dict[Form, Params] = {"deploy": params} if form == "deploy" else {"train": params, "deploy": fuse(params)}
+    with jax.default_matmul_precision("highest"), torch.no_grad():
+        reference = _Reference(twin, image)
+        rows, masks = [], []
+        for name, form_params in forms.items():
+            new_rows, new_masks = _compare_form(Sam(config, name), form_params, reference)
+            rows += new_rows
+            masks += new_masks
+    return Report(config.name, tuple(rows), tuple(masks))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One prompt, in the resized frame. `after` names the case whose first mask is fed back in."""
+
+    name: str
+    coords: np.ndarray
+    labels: np.ndarray
+    box: np.ndarray | None = None
+    after: str | None = None
+
+    def prompts(self, mask: np.ndarray | None) -> Prompts:
+        return Prompts(
+            self.coords[None, None],
+            self.labels[None, None],
+            np.ones((1, 1, len(self.labels)), bool),
+            boxes=None if self.box is None else self.box[None, None],
+            masks=None if mask is None else mask[None, None],
+        )
+
+
+def cases(size: tuple[int, int], image_size: int) -> list[Case]:
+    """Every combination of prompt kinds, for an image of (height, width)."""
+    height, width = size
+    points = transforms.apply_coords(
+        np.float32([[0.3 * width, 0.4 * height], [0.7 * width, 0.6 * height]]), size, image_size
+    )
+    box = transforms.apply_boxes(
+        np.float32([0.2 * width, 0.25 * height, 0.75 * width, 0.8 * height]), size, image_size
+    )
+    labels = np.int32([1, 0])
+    return [
+        Case("point", points[:1], labels[:1]),
+        Case("points", points, labels),
+        Case("box", points[:0], labels[:0], box),
+        Case("box_point", points[:1], labels[:1], box),
+        Case("points_mask", points, labels, after="point"),
+    ]
+
+
+class _Reference:
+    """What the twin computes on the image: stages of the encoder, and per case stages of the decoder and masks."""
+
+    def __init__(self, twin: TorchSam, image: np.ndarray):
+        config = twin.config
+        self.size, self.images = image.shape[:2], transforms.preprocess(image, config.image_size)
+        self.cases = cases(self.size, config.image_size)
+        channels_first = torch.from_numpy(self.images.transpose(0, 3, 1, 2).copy())
+        with _recording(twin.image_encoder, _encoder_stages(twin)) as recorded:
+            embedding = twin.encode(channels_first)
+        self.encoder = {name: value.numpy().transpose(0, 2, 3, 1) for name, value in recorded.items()}
+        self.embedding = embedding.numpy().transpose(0, 2, 3, 1)
+        self.decoder: dict[str, dict[str, np.ndarray]] = {}
+        for case in self.cases:
+            with _recording(twin, _decoder_stages(config)) as recorded:
+                masks, iou = twin.decode(embedding, *self._arguments(case))
+            tokens, dense = recorded.pop("prompt")
+            stages = {"prompt_tokens": tokens[None], "dense_prompt": (embedding + dense).permute(0, 2, 3, 1)[None]}
+            for name, value in recorded.items():
+                if isinstance(value, tuple):
+                    stages[f"{name}.tokens"], stages[f"{name}.image"] = value[0][None], value[1][None]
+                else:
+                    stages[name] = value[None]
+            stages |= {"low_res_masks": masks[None], "iou_predictions": iou[None]}
+            self.decoder[case.name] = {name: value.numpy() for name, value in stages.items()}
+
+    def mask_input(self, case: Case) -> np.ndarray | None:
+        return None if case.after is None else self.decoder[case.after]["low_res_masks"][0, 0, 0]
+
+    def _arguments(self, case: Case) -> tuple[torch.Tensor | None, ...]:
+        mask = self.mask_input(case)
+        coords, labels = torch.from_numpy(case.coords)[None], torch.from_numpy(case.labels)[None]
+        return (
+            coords if len(case.labels) else None,
+            labels if len(case.labels) else None,
+            None if case.box is None else torch.from_numpy(case.box)[None],
+            None if mask is None else torch.from_numpy(mask)[None, None],
+        )
+
+
+class _recording:
+    """A context in which the outputs of named submodules are collected into a dict."""
+
+    def __init__(self, module: torch.nn.Module, names: Mapping[str, str]):
+        self._module, self._names, self._handles = module, names, []
+
+    def __enter__(self) -> dict[str, Any]:
+        recorded: dict[str, Any] = {}
+
+        def hook(stage: str) -> Callable[..., None]:
+            return lambda _module, _inputs, output: recorded.__setitem__(stage, output)
+
+        for stage, name in self._names.items():
+            self._handles.append(self._module.get_submodule(name).register_forward_hook(hook(stage)))
+        return recorded
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _encoder_stages(twin: TorchSam) -> dict[str, str]:
+    count = len(twin.image_encoder.features)
+    names = {"stem" if i == 0 else f"blocks.{i}": f"features.{i}" for i in range(count)}
+    return {**names, "neck": "neck.1", "embedding": "neck.3"}
+
+
+def _decoder_stages(config: SamConfig) -> dict[str, str]:
+    layers = {f"transformer.{i}": f"mask_decoder.transformer.layers.{i}" for i in range(config.mask_decoder.depth)}
+    return {"prompt": "prompt_encoder", **layers, "transformer.final": "mask_decoder.transformer.norm_final_attn"}
+
+
+def _compare_form(model: Sam, params: Params, reference: _Reference) -> tuple[list[Row], list[MaskRow]]:
+    encode = jax.jit(lambda params, images: model.encode(params, images, return_stages=True))
+    decode = jax.jit(lambda params, embedding, prompts: model.decode(params, embedding, prompts, return_stages=True))
+    embedding, stages = encode(params, reference.images)
+    rows = [
+        compare(model.form, name, np.asarray(stages[name]), expected, ENCODER_TOLERANCE)
+        for name, expected in reference.encoder.items()
+    ]
+    masks = []
+    for case in reference.cases:
+        prompts = case.prompts(reference.mask_input(case))
+        expected = reference.decoder[case.name]
+        *_, stages = decode(params, reference.embedding, prompts)
+        for name, value in expected.items():
+            # Three IoUs can be nearly equal, so their deviation is no scale; they live on [0, 1].
+            scale = 1.0 if name == "iou_predictions" else None
+            found = np.asarray(stages[name])
+            rows.append(compare(model.form, name, found, value, DECODER_TOLERANCE, scale, case=case.name))
+        low_res, *_ = decode(params, embedding, prompts)
+        masks.append(_compare_masks(model, case, np.asarray(low_res), expected["low_res_masks"], reference.size))
+    return rows, masks
+
+
+def _compare_masks(model: Sam, case: Case, found: np.ndarray, expected: np.ndarray, size: tuple[int, int]) -> MaskRow:
+    config = model.config
+    ours, theirs = (
+        transforms.postprocess_masks(logits[0, 0], size, config.image_size) > config.mask_threshold
+        for logits in (found, expected)
+    )
+    union = (ours | theirs).sum((1, 2))
+    ious = (ours & theirs).sum((1, 2)) / np.maximum(union, 1)
+    return MaskRow(model.form, case.name, float(np.where(union, ious, 1.0).min()), float((ours != theirs).mean()))

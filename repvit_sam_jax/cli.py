@@ -1,0 +1,162 @@
+"""The `repvit-sam` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command(name="segment")
+def segment(
+    photo: Annotated[Path, tyro.conf.Positional],
+    *,
+    weights: Path,
+    point: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    box: str | None = None,
+    out: Path = Path("mask.png"),
+    overlay: Path | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Segment what points and a box on a photo mean.
+
+    All points and the box are one prompt. A single point is ambiguous: of the three masks that the model gives,
+    the one with the highest predicted IoU is taken. Any other prompt gives one mask.
+
+    Args:
+      photo: The image file.
+      weights: A .safetensors file from `python -m convert from-torch`.
+      point: X,Y or X,Y,LABEL in pixels; label 1 (the default) is foreground, 0 background. May be repeated.
+      box: X1,Y1,X2,Y2 in pixels.
+      out: The mask, a black and white PNG of the photo's size.
+      overlay: Also write the photo with mask and prompts drawn over it.
+      dtype: Precision of the arithmetic.
+      as_json: Print the result as JSON.
+    """
+    points = [_numbers(text, "--point", (2, 3)) for text in point]
+    coords, labels = [p[:2] for p in points], [p[2] if len(p) == 3 else 1.0 for p in points]
+    corners = None if box is None else _numbers(box, "--box", (4,))
+    if not points and corners is None:
+        raise ValueError("nothing to segment: give --point or --box")
+    for path in filter(None, (out, overlay)):
+        _check_picture_path(path)
+
+    import jax
+    import numpy as np
+    from PIL import Image
+
+    from .loading import load
+    from .overlay import draw_overlay
+    from .predictor import SamPredictor
+    from .transforms import load_image
+
+    image = load_image(photo)
+    seconds: dict[str, float] = {}
+    with _Stopwatch(seconds, "load"):
+        model, params = load(weights, dtype=dtype)
+    predictor = SamPredictor(model, params)
+    multimask = len(points) == 1 and corners is None
+    with _Stopwatch(seconds, "compile"):
+        predictor.warmup(len(points) + 2 * (corners is not None), multimask_output=multimask)
+    with _Stopwatch(seconds, "encode"):
+        predictor.set_image(image)
+        jax.block_until_ready(predictor.get_image_embedding())
+    with _Stopwatch(seconds, "decode"):
+        masks, iou, _ = predictor.predict(coords or None, labels or None, corners, multimask_output=multimask)
+
+    best = int(np.argmax(iou))
+    mask = masks[best]
+    Image.fromarray(mask).save(out)
+    if overlay is not None:
+        Image.fromarray(draw_overlay(image, mask, coords, [int(v) for v in labels], corners)).save(overlay)
+    result = {
+        "photo": str(photo),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "weights": str(weights),
+        "model": model.config.name,
+        "dtype": dtype,
+        "device": str(jax.devices()[0]),
+        "mask": str(out),
+        "overlay": None if overlay is None else str(overlay),
+        "predicted_iou": float(iou[best]),
+        "area": int(mask.sum()),
+        "box": _bounding_box(mask),
+        "seconds": seconds,
+    }
+    print(json.dumps(result, indent=1) if as_json else _report(result))
+
+
+def _report(result: dict[str, Any]) -> str:
+    seconds = result["seconds"]
+    share = 100 * result["area"] / (result["width"] * result["height"])
+    lines = [
+        f"{result['photo']}: {result['width']} x {result['height']} pixels, "
+        f"{result['model']} in {result['dtype']} on {result['device']}",
+        f"mask: {result['area']} pixels ({share:.1f}% of the photo), box {result['box']}, "
+        f"predicted IoU {result['predicted_iou']:.3f}",
+        f"encode {seconds['encode']:.2f} s, decode {seconds['decode']:.2f} s, "
+        f"before that: load {seconds['load']:.2f} s, compile {seconds['compile']:.2f} s",
+        f"wrote {result['mask']}" + (f" and {result['overlay']}" if result["overlay"] else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _numbers(text: str, flag: str, counts: tuple[int, ...]) -> list[float]:
+    """Comma-separated numbers. Raises ValueError, naming the flag, for anything else."""
+    form = "X1,Y1,X2,Y2" if counts == (4,) else "X,Y or X,Y,LABEL"
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{flag} {text}: expected {form}") from error
+    if len(values) not in counts:
+        raise ValueError(f"{flag} {text}: expected {form}")
+    return values
+
+
+def _check_picture_path(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path}: masks and overlays are written as .png")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}")
+
+
+def _bounding_box(mask: Any) -> list[int] | None:
+    """XYXY of the mask's pixels, the last ones included; None for an empty mask."""
+    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    return None if not len(rows) else [int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])]
+
+
+class _Stopwatch:
+    def __init__(self, seconds: dict[str, float], name: str):
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._name] = time.perf_counter() - self._start
+
+
+def main() -> None:
+    """Entry point: expected errors become one line and exit code 1."""
+    try:
+        app.cli(
+            prog="repvit-sam",
+            description="Segment photos with RepViT-SAM in JAX.",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()
