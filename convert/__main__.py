@@ -55,19 +55,26 @@ def to_torch(source: Source, target: Source, *, form: Form | None = None) -> Non
 
 
 @app.command(name="parity")
-def parity(source: Source, *, image: Path | None = None, as_json: Annotated[bool, tyro.conf.arg(name="json")] = False) -> None:
+def parity(
+    source: Source,
+    *,
+    image: Path | None = None,
+    image_size: int | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
     """Compare the JAX model with PyTorch stage by stage; exit code 1 past tolerance.
 
     Args:
       source: A PyTorch checkpoint.
       image: A photo; a synthetic image by default.
+      image_size: Input side in pixels, if not the preset's.
       as_json: Print JSON in place of the table.
     """
     from repvit_sam_jax.transforms import load_image
 
     from .parity import parity as compare
 
-    report = compare(source, None if image is None else load_image(image))
+    report = compare(source, None if image is None else load_image(image), image_size)
     print(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
     if not report.passed:
         raise SystemExit(1)

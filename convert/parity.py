@@ -8,6 +8,7 @@ with `strict=True`. The decoders are compared on the same embedding (the twin's)
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from repvit_sam_jax import transforms
-from repvit_sam_jax.config import Form, SamConfig
+from repvit_sam_jax.config import Form, SamConfig, get_config
 from repvit_sam_jax.prompt_encoder import Prompts
 from repvit_sam_jax.reparam import fuse
 from repvit_sam_jax.sam import Params, Sam
@@ -143,12 +144,13 @@ def compare(
     return Row(form, stage, float(np.abs(difference).max()), float(relative), float(cosine), tolerance, case)
 
 
-def parity(source: Path, image: np.ndarray | None = None) -> Report:
+def parity(source: Path, image: np.ndarray | None = None, image_size: int | None = None) -> Report:
     """Compare the JAX model with the PyTorch twin on a PyTorch checkpoint.
 
     Args:
       source: a `.pt` file, of the published names or fused.
       image: uint8 RGB [H, W, 3]; a synthetic image if None.
+      image_size: the input side in pixels, if not the preset's.
 
     Raises:
       CheckpointError: the file is no checkpoint of a known model.
@@ -156,6 +158,7 @@ def parity(source: Path, image: np.ndarray | None = None) -> Report:
     state = read_state_dict(source)
     config, form = mapping.identify(state)
     params = mapping.to_params(state, config, form)
+    config = get_config(config.name, image_size)
     if image is None:
         image = synthetic_image(config.image_size * 3 // 4, config.image_size)
     twin = TorchSam(config).eval()
@@ -165,11 +168,19 @@ def parity(source: Path, image: np.ndarray | None = None) -> Report:
     forms: dict[Form, Params] = {"deploy": params} if form == "deploy" else {"train": params, "deploy": fuse(params)}
     with jax.default_matmul_precision("highest"), torch.no_grad():
         reference = _Reference(twin, image)
+        deployed = Sam(config, "deploy"), forms["deploy"]
+        # The decoder has no BatchNorm: it is one and the same function in both forms.
+        decode = functools.partial(jax.jit(functools.partial(deployed[0].decode, return_stages=True)), deployed[1])
         rows, masks = [], []
         for name, form_params in forms.items():
-            new_rows, new_masks = _compare_form(Sam(config, name), form_params, reference)
-            rows += new_rows
-            masks += new_masks
+            model = Sam(config, name)
+            embedding, stages = jax.jit(functools.partial(model.encode, return_stages=True))(form_params, reference.images)
+            rows += [
+                compare(name, stage, np.asarray(stages[stage]), expected, ENCODER_TOLERANCE)
+                for stage, expected in reference.encoder.items()
+            ]
+            masks += [_compare_masks(name, case, decode, embedding, reference) for case in reference.cases]
+        rows += [row for case in reference.cases for row in _compare_decoder(case, decode, reference)]
     return Report(config.name, tuple(rows), tuple(masks))
 
 
@@ -216,7 +227,7 @@ class _Reference:
     """What the twin computes on the image: stages of the encoder, and per case stages of the decoder and masks."""
 
     def __init__(self, twin: TorchSam, image: np.ndarray):
-        config = twin.config
+        self.config = config = twin.config
         self.size, self.images = image.shape[:2], transforms.preprocess(image, config.image_size)
         self.cases = cases(self.size, config.image_size)
         channels_first = torch.from_numpy(self.images.transpose(0, 3, 1, 2).copy())
@@ -284,35 +295,29 @@ def _decoder_stages(config: SamConfig) -> dict[str, str]:
     return {"prompt": "prompt_encoder", **layers, "transformer.final": "mask_decoder.transformer.norm_final_attn"}
 
 
-def _compare_form(model: Sam, params: Params, reference: _Reference) -> tuple[list[Row], list[MaskRow]]:
-    encode = jax.jit(lambda params, images: model.encode(params, images, return_stages=True))
-    decode = jax.jit(lambda params, embedding, prompts: model.decode(params, embedding, prompts, return_stages=True))
-    embedding, stages = encode(params, reference.images)
-    rows = [
-        compare(model.form, name, np.asarray(stages[name]), expected, ENCODER_TOLERANCE)
-        for name, expected in reference.encoder.items()
-    ]
-    masks = []
-    for case in reference.cases:
-        prompts = case.prompts(reference.mask_input(case))
-        expected = reference.decoder[case.name]
-        *_, stages = decode(params, reference.embedding, prompts)
-        for name, value in expected.items():
-            # Three IoUs can be nearly equal, so their deviation is no scale; they live on [0, 1].
-            scale = 1.0 if name == "iou_predictions" else None
-            found = np.asarray(stages[name])
-            rows.append(compare(model.form, name, found, value, DECODER_TOLERANCE, scale, case=case.name))
-        low_res, *_ = decode(params, embedding, prompts)
-        masks.append(_compare_masks(model, case, np.asarray(low_res), expected["low_res_masks"], reference.size))
-    return rows, masks
+Decode = Callable[[Any, Prompts], tuple[Any, ...]]
+"""`Sam.decode` with its stages, jitted, params filled in."""
 
 
-def _compare_masks(model: Sam, case: Case, found: np.ndarray, expected: np.ndarray, size: tuple[int, int]) -> MaskRow:
-    config = model.config
+def _compare_decoder(case: Case, decode: Decode, reference: _Reference) -> list[Row]:
+    *_, stages = decode(reference.embedding, case.prompts(reference.mask_input(case)))
+    rows = []
+    for name, expected in reference.decoder[case.name].items():
+        # Three IoUs can be nearly equal, so their deviation is no scale; they live on [0, 1].
+        scale = 1.0 if name == "iou_predictions" else None
+        found = np.asarray(stages[name])
+        rows.append(compare("both", name, found, expected, DECODER_TOLERANCE, scale, case=case.name))
+    return rows
+
+
+def _compare_masks(form: Form, case: Case, decode: Decode, embedding: Any, reference: _Reference) -> MaskRow:
+    config, size = reference.config, reference.size
+    found, *_ = decode(embedding, case.prompts(reference.mask_input(case)))
+    expected = reference.decoder[case.name]["low_res_masks"]
     ours, theirs = (
-        transforms.postprocess_masks(logits[0, 0], size, config.image_size) > config.mask_threshold
+        transforms.postprocess_masks(np.asarray(logits)[0, 0], size, config.image_size) > config.mask_threshold
         for logits in (found, expected)
     )
     union = (ours | theirs).sum((1, 2))
     ious = (ours & theirs).sum((1, 2)) / np.maximum(union, 1)
-    return MaskRow(model.form, case.name, float(np.where(union, ious, 1.0).min()), float((ours != theirs).mean()))
+    return MaskRow(form, case.name, float(np.where(union, ious, 1.0).min()), float((ours != theirs).mean()))

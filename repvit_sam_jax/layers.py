@@ -176,9 +176,9 @@ class BatchNorm(nnx.Module):
             if n < 2:
                 raise ValueError(f"training-mode BatchNorm needs more than one value per channel, got shape {x.shape}")
             keep, new = 1 - self.momentum, self.momentum
-            self.mean[...] = keep * self.mean[...] + new * lax.stop_gradient(mean)
-            self.var[...] = keep * self.var[...] + new * lax.stop_gradient(var) * (n / (n - 1))
-            self.count[...] = self.count[...] + 1
+            self.mean.set_value(keep * self.mean[...] + new * lax.stop_gradient(mean))
+            self.var.set_value(keep * self.var[...] + new * lax.stop_gradient(var) * (n / (n - 1)))
+            self.count.set_value(self.count[...] + 1)
         else:
             mean, var = self.mean[...], self.var[...]
         y = (wide - mean) * (self.scale[...] * lax.rsqrt(var + self.epsilon)) + self.bias[...]

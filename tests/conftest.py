@@ -1,0 +1,48 @@
+"""Shared fixtures: the tiny preset with weights whose BatchNorm statistics are far from (0, 1)."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from repvit_sam_jax import PRESETS, Sam, reparam
+
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def random_params(model: Sam, seed: int = 0) -> dict:
+    """Params in which every leaf is random, running variances positive."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name == "count":
+            return np.int32(rng.integers(1, 1000))
+        if name == "var":
+            return rng.uniform(0.5, 2.0, leaf.shape).astype(np.float32)
+        if name == "scale":
+            return rng.uniform(0.4, 1.2, leaf.shape).astype(np.float32)
+        if name == "kernel":
+            fan_in = max(1, int(np.prod(leaf.shape[:-1])))
+            return rng.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
+        return rng.normal(0, 0.3, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, model.abstract_params())
+
+
+@pytest.fixture(scope="session")
+def tiny_train() -> tuple[Sam, dict]:
+    model = Sam(PRESETS["tiny"], "train")
+    return model, random_params(model)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_train) -> tuple[Sam, dict]:
+    """The fused form of `tiny_train`."""
+    return Sam(PRESETS["tiny"], "deploy"), reparam.fuse(tiny_train[1])
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

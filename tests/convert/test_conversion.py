@@ -1,0 +1,155 @@
+"""torch -> JAX -> torch bit for bit, in both forms, through files."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+import repvit_sam_jax
+from convert import mapping
+from convert.from_torch import from_torch, read_state_dict
+from convert.synthetic import manifest, synthetic_state_dict, write
+from convert.to_torch import to_torch
+from convert.torch_models import Sam as TorchSam
+from repvit_sam_jax import PRESETS, Sam, checkpoint, load, reparam
+from repvit_sam_jax.checkpoint import Metadata
+
+from ..helpers import relative_rms
+
+pytestmark = pytest.mark.torch
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def state():
+    return synthetic_state_dict(manifest(TINY), seed=1)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "tiny.pt"
+    write(path, TINY, seed=1)
+    return path
+
+
+def assert_same_bits(found, expected):
+    assert set(found) == set(expected)
+    for key, value in expected.items():
+        assert found[key].dtype == value.dtype, key
+        assert found[key].shape == value.shape, key
+        assert found[key].tobytes() == value.tobytes(), key
+
+
+def test_round_trip_through_files_is_bit_exact(source, state, tmp_path):
+    """Every counter has its own value, so that a mix-up would show."""
+    counters = [int(value) for key, value in state.items() if key.endswith("num_batches_tracked")]
+    assert len(set(counters)) == len(counters) > 40
+    from_torch(source, tmp_path / "a.safetensors")
+    assert to_torch(tmp_path / "a.safetensors", tmp_path / "b.pt") == "train"
+    back = torch.load(tmp_path / "b.pt", weights_only=True)
+    assert_same_bits({key: value.numpy() for key, value in back.items()}, state)
+    TorchSam(TINY).load_state_dict(back, strict=True)
+
+
+def test_every_preset_round_trips():
+    for name, config in PRESETS.items():
+        if name in ("repvit_sam_m1_0", "repvit_sam_m1_5"):  # as m0_9 and m1_1, but larger
+            continue
+        original = synthetic_state_dict(manifest(config))
+        found, form = mapping.identify(original)
+        assert (found, form) == (config, "train")
+        assert_same_bits(mapping.to_state(mapping.to_params(original, config, form), config, form), original)
+
+
+def test_loaded_params_are_those_of_the_file(source, state, tmp_path):
+    from_torch(source, tmp_path / "a.safetensors")
+    model, params = load(tmp_path / "a.safetensors", form="train")
+    assert model == Sam(TINY, "train")
+    stem = params["image_encoder"]["stem"]["conv1"]["conv"]["kernel"]
+    np.testing.assert_array_equal(stem, state["image_encoder.features.0.0.c.weight"].transpose(2, 3, 1, 0))
+    count = params["batch_stats"]["image_encoder"]["stem"]["conv1"]["bn"]["count"]
+    assert int(count) == state["image_encoder.features.0.0.bn.num_batches_tracked"]
+
+
+def test_metadata(source, tmp_path):
+    metadata = from_torch(source, tmp_path / "a.safetensors", image_size=256)
+    with safe_open(tmp_path / "a.safetensors", framework="numpy") as file:
+        strings = file.metadata()
+    assert strings["preset"] == "tiny"
+    assert strings["form"] == "train"
+    assert strings["source_sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert strings["converter"] == f"repvit_sam_jax {repvit_sam_jax.__version__}"
+    assert json.loads(strings["config"])["image_size"] == 256
+    assert Metadata.from_strings(strings) == metadata
+    assert load(tmp_path / "a.safetensors")[0].config.image_size == 256
+    assert load(tmp_path / "a.safetensors", image_size=64)[0].config.image_size == 64
+
+
+def test_deploy_form_goes_back_to_the_fused_twin(source, tmp_path):
+    """The fused twin loads it strictly, and its own fuse gives the same weights."""
+    from_torch(source, tmp_path / "deploy.safetensors", form="deploy")
+    assert checkpoint.read(tmp_path / "deploy.safetensors")[1].form == "deploy"
+    assert to_torch(tmp_path / "deploy.safetensors", tmp_path / "fused.pt") == "deploy"
+    fused = torch.load(tmp_path / "fused.pt", weights_only=True)
+    twin = TorchSam(TINY)
+    twin.load_state_dict(torch.load(source, weights_only=True), strict=True)
+    own = twin.fuse().state_dict()
+    twin.load_state_dict(fused, strict=True)
+    for key, value in own.items():
+        np.testing.assert_allclose(fused[key], value, rtol=1e-6, atol=1e-7, err_msg=key)
+
+
+def test_fused_checkpoint_is_read_and_round_trips(source, tmp_path):
+    twin = TorchSam(TINY)
+    twin.load_state_dict(torch.load(source, weights_only=True), strict=True)
+    torch.save(twin.fuse().state_dict(), tmp_path / "fused.pt")
+    metadata = from_torch(tmp_path / "fused.pt", tmp_path / "fused.safetensors")
+    assert (metadata.form, metadata.config.name) == ("deploy", "tiny")
+    to_torch(tmp_path / "fused.safetensors", tmp_path / "again.pt")
+    assert_same_bits(read_state_dict(tmp_path / "again.pt"), read_state_dict(tmp_path / "fused.pt"))
+
+
+def test_to_torch_fuses_on_request(source, tmp_path):
+    from_torch(source, tmp_path / "a.safetensors")
+    from_torch(source, tmp_path / "deploy.safetensors", form="deploy")
+    to_torch(tmp_path / "a.safetensors", tmp_path / "one.pt", form="deploy")
+    to_torch(tmp_path / "deploy.safetensors", tmp_path / "two.pt")
+    assert_same_bits(read_state_dict(tmp_path / "one.pt"), read_state_dict(tmp_path / "two.pt"))
+
+
+def test_load_fuses_a_training_file(source, tmp_path):
+    from_torch(source, tmp_path / "a.safetensors")
+    _, trained = load(tmp_path / "a.safetensors", form="train")
+    model, params = load(tmp_path / "a.safetensors")
+    assert model.form == "deploy"
+    expected = dict(checkpoint.flatten(reparam.fuse(trained)))
+    for path, leaf in checkpoint.flatten(params):
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+def test_twin_fuse_keeps_the_function(source):
+    twin = TorchSam(TINY).eval()
+    twin.load_state_dict(torch.load(source, weights_only=True), strict=True)
+    images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = twin.encode(images)
+        assert relative_rms(twin.fuse().encode(images), expected) < 1e-5
+    assert not any("bn" in key for key in twin.state_dict())
+
+
+def test_save_is_all_or_nothing(tiny, tmp_path, monkeypatch):
+    target = tmp_path / "model.safetensors"
+    target.write_bytes(b"older")
+
+    def fail(arrays, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(target, tiny[1], Metadata(TINY, "deploy"))
+    assert target.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,0 +1,108 @@
+"""The rule table is a bijection that covers the official manifest and the abstract JAX params exactly."""
+
+import json
+
+import numpy as np
+import pytest
+
+from convert import mapping
+from convert.keymap import RULES, jax_to_torch, torch_to_jax
+from convert.layouts import LAYOUTS
+from convert.torch_models import Sam as TorchSam
+from repvit_sam_jax import PRESETS, Sam, checkpoint
+from repvit_sam_jax.config import FORMS
+
+from ..helpers import GOLDEN
+
+pytestmark = pytest.mark.torch
+
+
+def test_table_covers_the_official_manifest_exactly():
+    manifest = json.loads((GOLDEN / "repvit.json").read_text())
+    entries = mapping.state_dict_entries(PRESETS["repvit_sam"], "train")
+    assert {key: [list(entry.shape), str(entry.dtype)] for key, entry in entries.items()} == manifest
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_table_is_a_bijection(name, form):
+    """Each parameter has one key and each key one parameter, and the way back leads home with the same layout."""
+    paths = [path for path, _ in checkpoint.flatten(Sam(PRESETS[name], form).abstract_params())]
+    keys = []
+    for path in paths:
+        ((key, layout),) = jax_to_torch(path)
+        assert torch_to_jax(key) == [(path, layout)]
+        keys.append(key)
+    assert len(set(keys)) == len(paths)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_twin_has_the_same_entries(name, form):
+    twin = TorchSam(PRESETS[name])
+    if form == "deploy":
+        twin.fuse()
+    entries = mapping.state_dict_entries(PRESETS[name], form)
+    found = {key: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in twin.state_dict().items()}
+    assert found == {key: (entry.shape, str(entry.dtype)) for key, entry in entries.items()}
+
+
+def test_no_rule_is_idle():
+    """Every rule serves some array of some preset and form, so that none is left over from a rename."""
+    used = set()
+    for name in ("tiny", "repvit_sam_m0_6"):
+        for form in FORMS:
+            used |= set(mapping.state_dict_entries(PRESETS[name], form))
+    idle = [rule.torch for rule in RULES if not any(_matches(rule.torch, key) for key in used)]
+    assert idle == []
+
+
+def _matches(template: str, key: str) -> bool:
+    parts, found = template.split("."), key.split(".")
+    return len(parts) == len(found) and all(
+        a == b or (a.startswith("{") and b.isdigit()) for a, b in zip(parts, found, strict=True)
+    )
+
+
+def test_foreign_keys_match_nothing():
+    for key in ("", "image_encoder", "image_encoder.features.0.0.c.weight.x", "xmask_decoder.iou_token.weight"):
+        assert torch_to_jax(key) == []
+        assert jax_to_torch(key) == []
+
+
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_layouts_are_invertible_and_keep_every_bit(name):
+    shapes = {
+        "linear": (3, 5),
+        "pointwise": (3, 5, 1, 1),
+        "conv": (3, 5, 2, 4),
+        "depthwise": (3, 1, 2, 4),
+        "scale": (3, 1, 1, 1),
+        "conv_transpose": (3, 5, 2, 4),
+        "embedding": (1, 7),
+        "counter": (),
+        "same": (2, 3),
+    }
+    rng = np.random.default_rng(0)
+    if name == "counter":
+        value = np.asarray(2**31 - 1, np.int64)
+    else:
+        value = rng.integers(0, 2**32, shapes[name], dtype=np.uint32).view(np.float32)  # any bits, NaNs among them
+    layout = LAYOUTS[name]
+    back = layout.to_torch(layout.to_jax(value))
+    assert back.dtype == value.dtype
+    assert back.shape == value.shape
+    assert back.tobytes() == value.tobytes()
+
+
+def test_conv_layouts_put_axes_where_they_belong():
+    value = np.arange(3 * 5 * 2 * 4).reshape(3, 5, 2, 4)  # (out, in, h, w)
+    assert LAYOUTS["conv"].to_jax(value)[1, 3, 4, 2] == value[2, 4, 1, 3]
+    assert LAYOUTS["conv_transpose"].to_jax(value)[2, 1, 3, 4] == value[2, 4, 1, 3]  # here (in, out, h, w)
+    assert LAYOUTS["depthwise"].to_jax(value[:, :1])[1, 3, 2] == value[2, 0, 1, 3]
+    assert LAYOUTS["linear"].to_jax(value[:, :, 0, 0])[4, 2] == value[2, 4, 0, 0]
+
+
+def test_counter_that_does_not_fit_is_an_error():
+    with pytest.raises(ValueError, match="32 bits"):
+        LAYOUTS["counter"].to_jax(np.asarray(2**31, np.int64))

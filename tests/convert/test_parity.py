@@ -1,0 +1,142 @@
+"""The parity command on the tiny preset: it passes for the right model, and each of many mistakes makes it fail."""
+
+import dataclasses
+import json
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from convert import __main__ as command
+from convert import parity
+from convert.synthetic import synthetic_image, write
+from convert.torch_models import Sam as TorchSam
+from repvit_sam_jax import PRESETS, layers, mask_decoder
+from repvit_sam_jax.encoders import repvit
+
+pytestmark = pytest.mark.torch
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("parity") / "tiny.pt"
+    write(path, TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(source):
+    return parity.parity(source)
+
+
+def test_every_stage_is_compared_in_both_forms(report):
+    encoder = {"stem", "neck", "embedding", *(f"blocks.{i}" for i in range(1, 16))}
+    decoder = {
+        "prompt_tokens",
+        "dense_prompt",
+        *(f"transformer.{i}.{side}" for i in range(2) for side in ("tokens", "image")),
+        "transformer.final",
+        "low_res_masks",
+        "iou_predictions",
+    }
+    cases = {"point", "points", "box", "box_point", "points_mask"}
+    for form in ("train", "deploy"):
+        assert {row.stage for row in report.rows if row.form == form} == encoder
+        assert {mask.case for mask in report.masks if mask.form == form} == cases
+    # The decoder is the same in both forms.
+    assert {(row.stage, row.case) for row in report.rows if row.form == "both"} == {(s, c) for s in decoder for c in cases}
+
+
+def test_tiny_is_within_tolerance(report):
+    print(report.to_text())
+    assert report.passed
+    assert all(mask.iou > 0.999 for mask in report.masks)
+
+
+def test_the_bars(report):
+    for row in report.rows:
+        assert row.tolerance == (1e-5 if row.case else 5e-5)
+    assert {mask.tolerance for mask in report.masks} == {1e-5}
+
+
+def test_photo_of_another_shape(source):
+    assert parity.parity(source, synthetic_image(90, 50, seed=4)).passed
+
+
+def test_fused_checkpoint(source, tmp_path):
+    twin = TorchSam(TINY)
+    twin.load_state_dict(torch.load(source, weights_only=True), strict=True)
+    torch.save(twin.fuse().state_dict(), tmp_path / "fused.pt")
+    report = parity.parity(tmp_path / "fused.pt")
+    assert report.passed
+    assert {row.form for row in report.rows} == {"deploy", "both"}
+
+
+def _tanh_gelu(x):
+    return jax.nn.gelu(x, approximate=True)
+
+
+MISTAKES = {
+    "tanh GELU in the encoder": (repvit, "gelu", _tanh_gelu),
+    "tanh GELU in the decoder": (mask_decoder, "gelu", _tanh_gelu),
+    "BatchNorm epsilon": (layers.BatchNorm, "epsilon", 1e-3),
+}
+
+
+@pytest.mark.parametrize("mistake", list(MISTAKES))
+def test_a_mistake_in_the_model_shows(source, monkeypatch, mistake):
+    monkeypatch.setattr(*MISTAKES[mistake])
+    assert not parity.parity(source).passed
+
+
+def test_nan_never_passes():
+    ones = np.ones(4)
+    row = parity.compare("train", "x", np.full(4, np.nan), np.arange(4.0), 1e-5)
+    assert not row.passed
+    assert not dataclasses.replace(row, relative=float("nan")).passed
+    assert parity.compare("train", "x", np.arange(4.0), np.arange(4.0), 1e-5).passed
+    with pytest.raises(ValueError, match="shape"):
+        parity.compare("train", "x", ones, np.ones(5), 1e-5)
+
+
+def test_flipped_pixels_are_counted():
+    logits = np.full((1, 1, 1, 32, 32), 1.0, np.float32)
+    flipped = logits.copy()
+    flipped[..., :16, :] = -1
+    case = parity.cases((128, 128), 128)[0]
+    decoder = {"point": {"low_res_masks": logits}}
+    reference = SimpleNamespace(config=TINY, size=(128, 128), decoder=decoder, mask_input=lambda case: None)
+    row = parity._compare_masks("deploy", case, lambda embedding, prompts: (flipped,), None, reference)
+    assert row.flipped == pytest.approx(0.5, abs=0.02)
+    assert row.iou == pytest.approx(0.5, abs=0.02)
+    assert not row.passed
+
+
+def run_command(monkeypatch, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
+    try:
+        command.main()
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_command_prints_the_table_and_json(source, monkeypatch, capsys):
+    assert run_command(monkeypatch, "parity", source) == 0
+    text = capsys.readouterr().out
+    assert "| deploy | embedding |" in text
+    assert "within tolerance" in text.splitlines()[-1]
+    assert run_command(monkeypatch, "parity", source, "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["passed"] is True
+    assert {row["stage"] for row in values["stages"]} >= {"stem", "embedding", "low_res_masks"}
+
+
+def test_command_exits_with_1_past_tolerance(source, monkeypatch, capsys):
+    monkeypatch.setattr(parity, "ENCODER_TOLERANCE", 1e-12)
+    assert run_command(monkeypatch, "parity", source) == 1
+    assert "FAIL" in capsys.readouterr().out

@@ -1,0 +1,23 @@
+"""Measures and golden files that several tests use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def relative_rms(found, reference) -> float:
+    """Root mean square of the difference over the reference's standard deviation."""
+    found, reference = np.asarray(found, np.float64), np.asarray(reference, np.float64)
+    assert found.shape == reference.shape
+    return float(np.sqrt(np.mean((found - reference) ** 2)) / reference.std())
+
+
+def sample(array, n: int = 4096) -> np.ndarray:
+    """The values of a long array that a golden file holds; see tests/golden/README.md."""
+    array = np.asarray(array)
+    index = np.random.Generator(np.random.PCG64([0, array.size])).integers(0, array.size, min(n, array.size))
+    return array.reshape(-1)[index]

@@ -1,0 +1,76 @@
+"""Presets against the block tables of the official classifiers, and configs through JSON."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from repvit_sam_jax import PRESETS, Sam, SamConfig, get_config
+from repvit_sam_jax.config import FORMS
+
+from .helpers import GOLDEN
+
+VARIANTS = ["m0_6", "m0_9", "m1_0", "m1_1", "m1_5", "m2_3"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_blocks_are_those_of_the_official_classifier(variant):
+    """Widths, squeeze-excite positions and downsampling blocks, read off the official state dict's shapes."""
+    manifest = json.loads((GOLDEN / f"repvit_{variant}.json").read_text())
+    config = PRESETS["repvit_sam" if variant == "m2_3" else f"repvit_sam_{variant}"].image_encoder
+    found = []
+    for block in config.blocks():
+        mixer = f"features.{block.index}.token_mixer"
+        downsample = f"{mixer}.2.c.weight" in manifest
+        width = manifest[f"{mixer}.2.c.weight" if downsample else f"{mixer}.0.conv.c.weight"][0][0]
+        se = manifest.get(f"{mixer}.1.fc1.weight")
+        found.append((block.downsample, block.out_channels, block.use_se))
+        assert found[-1] == (downsample, width, se is not None), f"features.{block.index}"
+    assert len(found) + 1 == len({key.split(".")[1] for key in manifest if key.startswith("features.")})
+
+
+def test_only_the_last_downsampling_block_is_stride_adjusted():
+    for name in PRESETS:
+        strides = [b.stride for b in PRESETS[name].image_encoder.blocks() if b.downsample]
+        assert strides == [2, 2, 1]
+        assert all(b.stride == 1 for b in PRESETS[name].image_encoder.blocks() if not b.downsample)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_every_preset_initialises_and_runs_abstractly(name, form):
+    model = Sam.from_preset(name, form=form)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert jax.tree.structure(params) == jax.tree.structure(model.abstract_params())
+    size = model.config.image_size
+    out = jax.eval_shape(model.encode, params, jax.ShapeDtypeStruct((2, size, size, 3), np.float32))
+    dim = model.config.mask_decoder.embed_dim
+    assert (out.shape, out.dtype) == ((2, size // 16, size // 16, dim), np.float32)
+
+
+def test_published_size():
+    """27.2 M parameters, as the published checkpoint has (BatchNorm statistics not counted, the PE buffer included)."""
+    params = Sam.from_preset("repvit_sam", form="train").abstract_params()
+    params.pop("batch_stats")
+    manifest = json.loads((GOLDEN / "repvit.json").read_text())
+    official = sum(np.prod(shape) for key, (shape, dtype) in manifest.items() if "running" not in key and dtype != "int64")
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == official == 27_223_736
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_config_survives_json(name):
+    config = get_config(name, 512)
+    again = SamConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.image_size == 512
+    assert hash(Sam(again)) == hash(Sam(config))
+
+
+def test_damaged_config_is_an_error():
+    values = PRESETS["tiny"].to_dict()
+    del values["image_encoder"]
+    with pytest.raises(ValueError, match="image_encoder"):
+        SamConfig.from_dict(values)
+    with pytest.raises(ValueError, match="colour"):
+        SamConfig.from_dict({**PRESETS["tiny"].to_dict(), "colour": 1})

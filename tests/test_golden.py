@@ -1,0 +1,129 @@
+"""The JAX model against numbers that the official PyTorch code computed; see tests/golden/README.md.
+
+`pytest tests/test_golden.py -s` prints the comparison per stage.
+"""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from convert import mapping
+from convert.synthetic import synthetic_image, synthetic_state_dict
+from repvit_sam_jax import Sam, SamPredictor, reparam
+
+from .helpers import GOLDEN, relative_rms, sample
+
+pytestmark = pytest.mark.torch
+
+ENCODER, DECODER, FLIPS = 5e-5, 1e-5, 1e-5
+
+
+@pytest.fixture(scope="module")
+def converted():
+    manifest = {k: (tuple(s), d) for k, (s, d) in json.loads((GOLDEN / "repvit.json").read_text()).items()}
+    state = synthetic_state_dict(manifest, seed=0)
+    config, form = mapping.identify(state)
+    assert (config.name, form) == ("repvit_sam", "train")
+    params = mapping.to_params(state, config, form)
+    return config, {"train": params, "deploy": reparam.fuse(params)}
+
+
+def compare_with_golden(converted, form: str, height: int, width: int) -> None:
+    config, forms = converted
+    model = Sam(config, form)
+    golden = np.load(GOLDEN / f"repvit_seed0_{height}x{width}.npz")
+    predictor = SamPredictor(model, forms[form])
+    image = synthetic_image(height, width)
+    print(f"\n{form} form, image {height} x {width}")
+
+    def check(name: str, found: float, bound: float) -> None:
+        print(f"  {name:28s} {found:.2e}  (bound {bound:.0e})")
+        assert found <= bound, name
+
+    # The stages and the embedding that the predictor uses are outputs of the same function.
+    from repvit_sam_jax import transforms
+
+    encode = jax.jit(lambda params, images: model.encode(params, images, return_stages=True))
+    embedding, stages = encode(forms[form], transforms.preprocess(image, config.image_size))
+    for index in range(55):
+        stage = np.asarray(stages["stem" if index == 0 else f"blocks.{index}"]).transpose(0, 3, 1, 2)
+        mean, deviation, *values = golden[f"stage/features.{index}"]
+        check(f"features.{index}", relative_rms(sample(stage, 254), np.array(values)), ENCODER)
+        assert stage.mean() == pytest.approx(float(mean), abs=1e-4 * float(deviation))
+        assert stage.std() == pytest.approx(float(deviation), rel=1e-4)
+    embedding_nchw = np.asarray(embedding).transpose(0, 3, 1, 2)
+    check("image_embedding", relative_rms(sample(embedding_nchw), golden["image_embedding"]), ENCODER)
+
+    predictor.set_image(image)
+    found = np.asarray(predictor.get_image_embedding())
+    assert relative_rms(found, np.asarray(embedding)) < 1e-6
+    points = np.float32([[0.3 * width, 0.4 * height], [0.7 * width, 0.6 * height]])
+    box = np.float32([0.2 * width, 0.25 * height, 0.75 * width, 0.8 * height])
+    labels = [1, 0]
+    given = {
+        "point": {"point_coords": points[:1], "point_labels": labels[:1]},
+        "points": {"point_coords": points, "point_labels": labels},
+        "box": {"box": box},
+        "box_point": {"point_coords": points[:1], "point_labels": labels[:1], "box": box},
+    }
+    _, _, low_res = predictor.predict(**given["point"], multimask_output=False)
+    given["points_mask"] = {**given["points"], "mask_input": low_res}
+    compared = flips = 0
+    for case, prompt in given.items():
+        for kind in ("multi", "single"):
+            name = f"{case}/{kind}"
+            if f"{name}/low_res" not in golden:
+                assert name == "points_mask/single"
+                continue
+            logits, iou, low_res = predictor.predict(**prompt, multimask_output=kind == "multi", return_logits=True)
+            # The embedding is our own here, so the encoder's bound applies.
+            check(f"{name}/low_res", relative_rms(sample(low_res), golden[f"{name}/low_res"]), ENCODER)
+            check(f"{name}/logits", relative_rms(sample(logits), golden[f"{name}/logits"]), ENCODER)
+            check(f"{name}/iou", float(np.abs(iou - golden[f"{name}/iou"]).max()), DECODER)
+            flips += int(((sample(logits) > 0) != (golden[f"{name}/logits"] > 0)).sum())
+            compared += 4096
+    print(f"  flipped pixels               {flips} of {compared} sampled  (bound {FLIPS:.0e})")
+    assert flips <= FLIPS * compared
+
+
+def test_deploy_form(converted):
+    compare_with_golden(converted, "deploy", 600, 900)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("height", "width"), [(768, 1024), (1500, 2250)])
+@pytest.mark.parametrize("form", ["train", "deploy"])
+def test_every_image_in_both_forms(converted, form, height, width):
+    compare_with_golden(converted, form, height, width)
+
+
+@pytest.mark.slow
+def test_full_size_parity_with_the_twin(tmp_path):
+    """What `python -m convert parity` reports for the published architecture, on synthetic weights."""
+    from convert.parity import parity
+    from convert.synthetic import write
+    from repvit_sam_jax import PRESETS
+
+    write(tmp_path / "repvit_sam.pt", PRESETS["repvit_sam"])
+    report = parity(tmp_path / "repvit_sam.pt")
+    print(report.to_text())
+    assert report.passed
+
+
+@pytest.mark.slow
+def test_other_image_sizes_and_variants(tmp_path):
+    """512 works as 1024 does, and so does every other preset: parity with the twin at 512."""
+    import dataclasses
+
+    from convert import parity
+    from convert.synthetic import write
+    from repvit_sam_jax import PRESETS
+
+    for name in ("repvit_sam_m0_9", "repvit_sam_m1_1"):
+        config = dataclasses.replace(PRESETS[name], image_size=512)
+        write(tmp_path / "model.pt", config)
+        report = parity.parity(tmp_path / "model.pt", image_size=512)
+        assert report.preset == name
+        assert report.passed, report.to_text()

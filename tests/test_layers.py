@@ -1,0 +1,93 @@
+"""Single layers against PyTorch's, and the two depthwise convolutions against each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from repvit_sam_jax import layers
+
+pytestmark = pytest.mark.torch
+
+
+def test_gelu_is_the_exact_one(rng):
+    x = rng.normal(0, 3, 10_000).astype(np.float32)
+    expected = torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(layers.gelu(jnp.asarray(x)), expected, atol=2e-6)  # tanh is 5e-4 off
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_both_depthwise_forms_equal_pytorch(rng, stride, size):
+    x = rng.normal(size=(2, *size, 5)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 5)).astype(np.float32)
+    weight = torch.from_numpy(kernel.transpose(2, 0, 1)[:, None].copy())
+    expected = torch.nn.functional.conv2d(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), weight, None, stride, 1, groups=5)
+    expected = expected.numpy().transpose(0, 2, 3, 1)
+    for form in (layers._depthwise_conv, layers._depthwise_shifts):
+        np.testing.assert_allclose(form(x, kernel, stride), expected, atol=2e-6)
+    np.testing.assert_allclose(layers.depthwise_conv3x3(x, kernel, stride), expected, atol=2e-6)
+
+
+def test_depthwise_gradients_agree(rng):
+    x = rng.normal(size=(2, 6, 6, 4)).astype(np.float32)
+    kernel = rng.normal(size=(3, 3, 4)).astype(np.float32)
+    weights = rng.normal(size=(2, 6, 6, 4)).astype(np.float32)
+    gradients = [
+        jax.grad(lambda x, k, form=form: (form(x, k, 1) * weights).sum(), (0, 1))(x, kernel)
+        for form in (layers._depthwise_conv, layers._depthwise_shifts, layers.depthwise_conv3x3)
+    ]
+    for other in gradients[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients[0], other)
+
+
+def test_batch_norm_follows_pytorch_through_training_and_evaluation(rng):
+    """Statistics with a mean a thousand deviations from zero: one-pass variances fail here."""
+    ours = layers.BatchNorm(6, dtype=jnp.dtype("float32"))
+    theirs = torch.nn.BatchNorm2d(6)
+    for _ in range(3):
+        x = (100 + 0.1 * rng.normal(size=(4, 5, 5, 6))).astype(np.float32)
+        expected = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).detach().numpy().transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(ours(jnp.asarray(x), train=True), expected, atol=5e-3)
+    np.testing.assert_allclose(ours.mean[...], theirs.running_mean.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(ours.var[...], theirs.running_var.numpy(), rtol=1e-5)
+    assert int(ours.count[...]) == int(theirs.num_batches_tracked) == 3
+    theirs.eval()
+    expected = theirs(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())).detach().numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(ours(jnp.asarray(x)), expected, atol=1e-4)
+
+
+def test_batch_norm_refuses_a_single_value():
+    with pytest.raises(ValueError, match="more than one value"):
+        layers.BatchNorm(2, dtype=jnp.dtype("float32"))(jnp.ones((1, 1, 1, 2)), train=True)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-5])
+def test_layer_norm_equals_pytorch(rng, epsilon):
+    x = (50 + 0.01 * rng.normal(size=(4, 32))).astype(np.float32)
+    norm = layers.LayerNorm(32, epsilon=epsilon, dtype=jnp.dtype("float32"), rngs=layers.Keys(jax.random.key(0)))
+    expected = torch.nn.functional.layer_norm(torch.from_numpy(x), (32,), eps=epsilon).numpy()
+    np.testing.assert_allclose(norm(jnp.asarray(x)), expected, atol=2e-3)
+
+
+def test_squeeze_width_is_that_of_the_official_blocks():
+    """Pairs of (channels, hidden) from the official state dicts."""
+    known = {40: 8, 48: 16, 56: 16, 64: 16, 80: 24, 96: 24, 112: 32, 128: 32, 160: 40, 320: 80, 448: 112, 640: 160}
+    assert {channels: layers.squeeze_width(channels) for channels in known} == known
+
+
+def test_keys_differ_and_repeat():
+    keys = layers.Keys(jax.random.key(1))
+    first, second = keys.params(), keys.params()
+    assert not jnp.array_equal(jax.random.key_data(first), jax.random.key_data(second))
+    again = layers.Keys(jax.random.key(1)).params()
+    assert jnp.array_equal(jax.random.key_data(first), jax.random.key_data(again))
+
+
+def test_half_precision_linear_accumulates_in_float32():
+    """The sum of 4096 ones is exact in float32; a bfloat16 accumulator stops at 256."""
+    linear = layers.Linear(4096, 1, dtype=jnp.dtype("bfloat16"), rngs=layers.Keys(jax.random.key(0)))
+    nnx.update(linear, {"kernel": jnp.ones((4096, 1)), "bias": jnp.zeros(1)})
+    assert linear(jnp.ones((1, 4096)))[0, 0] == 4096

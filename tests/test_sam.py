@@ -1,0 +1,282 @@
+"""The functional API: jit, grad, vmap, sharding, many images and prompts, exact padding."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from functools import partial
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from repvit_sam_jax import Prompts, Sam, split_batch_stats
+
+from .helpers import relative_rms
+
+
+encode = jax.jit(Sam.encode, static_argnums=0)
+decode = jax.jit(Sam.decode, static_argnums=0, static_argnames=("multimask_output", "return_stages"))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jnp.asarray(np.random.default_rng(3).normal(size=(2, 128, 128, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def embeddings(tiny, images):
+    return jax.jit(tiny[0].encode)(tiny[1], images)
+
+
+def make_prompts(seed=0, b=2, p=3, n=2, boxes=False, masks=False) -> Prompts:
+    rng = np.random.default_rng(seed)
+    corners = np.sort(rng.uniform(0, 128, (b, p, 2, 2)), axis=2).reshape(b, p, 4)
+    return Prompts(
+        rng.uniform(0, 128, (b, p, n, 2)).astype(np.float32),
+        rng.integers(0, 2, (b, p, n)).astype(np.int32),
+        np.ones((b, p, n), bool),
+        corners.astype(np.float32) if boxes else None,
+        rng.normal(size=(b, p, 32, 32)).astype(np.float32) if masks else None,
+    )
+
+
+def close(found, expected, bound=2e-6):
+    jax.tree.map(lambda a, b: chex.assert_trees_all_equal_shapes(a, b), found, expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert relative_rms(a, b) < bound
+
+
+def test_model_is_a_static_value(tiny):
+    model, params = tiny
+    assert hash(model) == hash(Sam(model.config))
+    assert model == Sam(model.config)
+    assert model != Sam(model.config, dtype="bfloat16")
+    images = jnp.zeros((1, 128, 128, 3))
+    np.testing.assert_array_equal(encode(model, params, images), jax.jit(model.encode)(params, images))
+
+
+def test_stages_come_from_the_same_computation(tiny, images):
+    model, params = tiny
+    embeddings, stages = jax.jit(partial(model.encode, return_stages=True))(params, images)
+    close(jax.jit(model.encode)(params, images), embeddings)
+    np.testing.assert_array_equal(stages["embedding"], embeddings)
+    assert set(stages) == {"stem", "neck", "embedding", *(f"blocks.{i}" for i in range(1, 16))}
+
+
+def test_scanned_blocks_equal_blocks_one_by_one(tiny, images, monkeypatch):
+    from repvit_sam_jax.encoders import repvit
+
+    model, params = tiny
+    expected = encode(model, params, images)
+    monkeypatch.setattr(repvit, "_runs", lambda config: ([(block.index,)] for block in config.blocks()))
+    # A function of its own: a cached trace would be that of the scan.
+    close(jax.jit(lambda params, images: model.encode(params, images))(params, images), expected)
+
+
+def test_many_prompts_equal_single_ones(tiny, embeddings):
+    model, params = tiny
+    for kinds in ({}, {"boxes": True}, {"masks": True}, {"boxes": True, "masks": True}):
+        prompts = make_prompts(**kinds)
+        together = decode(model, params, embeddings, prompts)
+        for b in range(2):
+            for p in range(3):
+                one = jax.tree.map(lambda leaf, b=b, p=p: leaf[b : b + 1, p : p + 1], prompts)
+                alone = decode(model, params, embeddings[b : b + 1], one)
+                close(jax.tree.map(lambda leaf, b=b, p=p: leaf[b : b + 1, p : p + 1], together), alone)
+
+
+def test_padding_changes_nothing(tiny, embeddings):
+    """Padded points may hold anything, NaN included; padded prompts leave the others alone."""
+    model, params = tiny
+    for kinds in ({}, {"boxes": True}, {"masks": True}):
+        prompts = make_prompts(**kinds)
+        expected = decode(model, params, embeddings, prompts)
+        pad = ((0, 0), (0, 0), (0, 5))
+        padded = Prompts(
+            np.pad(prompts.point_coords, (*pad, (0, 0)), constant_values=np.nan),
+            np.pad(prompts.point_labels, pad, constant_values=1),
+            np.pad(prompts.point_valid, pad),
+            prompts.boxes,
+            prompts.masks,
+        )
+        close(decode(model, params, embeddings, padded), expected)
+
+
+def test_not_a_point_is_no_padding(tiny, embeddings):
+    """Label -1 adds a token, as in SAM: using it to pad would change the masks."""
+    model, params = tiny
+    prompts = make_prompts()
+    labelled = Prompts(
+        np.pad(prompts.point_coords, ((0, 0), (0, 0), (0, 1), (0, 0))),
+        np.pad(prompts.point_labels, ((0, 0), (0, 0), (0, 1)), constant_values=-1),
+        np.pad(prompts.point_valid, ((0, 0), (0, 0), (0, 1)), constant_values=True),
+    )
+    masks, _ = decode(model, params, embeddings, prompts)
+    assert relative_rms(decode(model, params, embeddings, labelled)[0], masks) > 1e-4
+
+
+def test_corner_labels_say_what_boxes_say(tiny, embeddings):
+    model, params = tiny
+    prompts = make_prompts(boxes=True)
+    corners = Prompts(
+        np.concatenate([prompts.point_coords, prompts.boxes.reshape(2, 3, 2, 2)], axis=2),
+        np.concatenate([prompts.point_labels, np.broadcast_to(np.int32([2, 3]), (2, 3, 2))], axis=2),
+        np.ones((2, 3, 4), bool),
+    )
+    close(decode(model, params, embeddings, corners), decode(model, params, embeddings, prompts))
+
+
+def test_single_mask_is_not_one_of_the_three(tiny, embeddings):
+    model, params = tiny
+    prompts = make_prompts()
+    single, single_iou = decode(model, params, embeddings, prompts, multimask_output=False)
+    multi, multi_iou = decode(model, params, embeddings, prompts)
+    assert single.shape == (2, 3, 1, 32, 32)
+    assert multi.shape == (2, 3, 3, 32, 32)
+    assert single_iou.shape == (2, 3, 1)
+    assert multi_iou.shape == (2, 3, 3)
+    assert all(relative_rms(multi[:, :, i], single[:, :, 0]) > 1e-2 for i in range(3))
+
+
+def test_gradients_reach_params_images_and_coordinates(tiny, images):
+    """All of them at once; their values are compared with PyTorch's in tests/convert/test_training.py."""
+    model, params = tiny
+    prompts = make_prompts(boxes=True, masks=True)
+
+    def loss(params, images, coords, boxes, mask):
+        given = Prompts(coords, prompts.point_labels, prompts.point_valid, boxes, mask)
+        masks, iou = model.decode(params, model.encode(params, images), given)
+        return jnp.square(masks).mean() + iou.mean()
+
+    inputs = (params, images, prompts.point_coords, prompts.boxes, prompts.masks)
+    gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4)))(*inputs)
+    chex.assert_tree_all_finite(gradients)
+    assert all(np.any(gradient) for gradient in gradients[1:])
+    leaves = jax.tree_util.tree_leaves_with_path(gradients[0])
+    untouched = {jax.tree_util.keystr(path, simple=True, separator="/") for path, leaf in leaves if not np.any(leaf)}
+    assert untouched == {
+        "prompt_encoder/position/gaussian_matrix",  # a buffer in PyTorch
+        "prompt_encoder/no_mask",  # for prompts without a mask
+        "prompt_encoder/not_a_point",  # for prompts without a box
+        *(f"mask_decoder/hypernetworks/0/layers/{i}/{name}" for i in range(3) for name in ("kernel", "bias")),
+    }
+
+
+def test_training_form_gradients_with_statistics_taken_out(tiny_train, images):
+    model, params = tiny_train
+    trained, stats = split_batch_stats(params)
+    gradients = jax.jit(jax.grad(lambda p: model.encode({**p, "batch_stats": stats}, images).sum()))(trained)
+    assert "batch_stats" not in gradients
+    chex.assert_tree_all_finite(gradients)
+
+
+def test_vmap_equals_a_batch(tiny, images, embeddings):
+    model, params = tiny
+    one_by_one = jax.vmap(lambda image: encode(model, params, image[None])[0])(images)
+    close(one_by_one, embeddings)
+    prompts = make_prompts()
+    mapped = jax.vmap(
+        lambda e, p: jax.tree.map(lambda x: x[0], decode(model, params, e[None], jax.tree.map(lambda x: x[None], p)))
+    )(embeddings, prompts)
+    close(mapped, decode(model, params, embeddings, prompts))
+
+
+def test_several_models_at_once_by_vmap_over_params(tiny, images):
+    model, params = tiny
+    stacked = jax.tree.map(lambda a: jnp.stack([a, 0.5 * a]), params)
+    both = jax.vmap(model.encode, (0, None))(stacked, images)
+    close(both[0], encode(model, params, images))
+
+
+def test_bfloat16_masks_agree(tiny, images):
+    """Random weights put many pixels near the threshold, so the bar is on those that are clear of it."""
+    model, params = tiny
+    half = Sam(model.config, dtype="bfloat16")
+    prompts = make_prompts(boxes=True)
+    embeddings, half_embeddings = encode(model, params, images), encode(half, params, images)
+    assert half_embeddings.dtype == jnp.float32
+    assert relative_rms(half_embeddings, embeddings) < 5e-2
+    masks, _ = decode(model, params, embeddings, prompts)
+    half_masks, half_iou = decode(half, params, embeddings, prompts)
+    assert (half_masks.dtype, half_iou.dtype) == (jnp.float32, jnp.float32)
+    assert relative_rms(half_masks, masks) < 5e-2
+    clear = np.abs(masks) > 0.1 * np.std(masks)
+    assert np.mean(((half_masks > 0) == (masks > 0))[clear]) > 0.999
+
+
+def test_bfloat16_keeps_positions_in_float32(tiny):
+    """In bfloat16 neighbouring pixels would share one positional encoding."""
+    half = Sam(tiny[0].config, dtype="bfloat16")
+    prompts = make_prompts(b=1, p=1, n=1)
+    embeddings = jnp.zeros((1, 8, 8, 32))
+    *_, stages = decode(tiny[0], tiny[1], embeddings, prompts, return_stages=True)
+    *_, half_stages = decode(half, tiny[1], embeddings, prompts, return_stages=True)
+    np.testing.assert_array_equal(half_stages["prompt_tokens"], stages["prompt_tokens"])
+
+
+def test_encode_train_returns_statistics_and_leaves_params(tiny_train, images):
+    model, params = tiny_train
+    before = jax.tree.map(np.array, params)
+    _, stats = jax.jit(model.encode_train)(params, images)
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    assert jax.tree.structure(stats) == jax.tree.structure(params["batch_stats"])
+    counts = [
+        (path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(stats) if path[-1].key == "count"
+    ]
+    old = dict(jax.tree_util.tree_leaves_with_path(params["batch_stats"]))
+    assert counts
+    assert all(int(leaf) == int(old[path]) + 1 for path, leaf in counts)
+
+
+def test_encode_train_needs_the_training_form(tiny, images):
+    with pytest.raises(ValueError, match="training form"):
+        tiny[0].encode_train(tiny[1], images)
+
+
+def test_sharded_jit_equals_one_device():
+    """Eight simulated devices, batch sharded: encode, decode, and training statistics, which are those of the whole batch."""
+    program = textwrap.dedent(
+        """
+        import jax, numpy as np
+        from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+        from repvit_sam_jax import PRESETS, Prompts, Sam
+        from tests.conftest import random_params
+
+        jax.config.update("jax_default_matmul_precision", "highest")
+        assert jax.device_count() == 8
+        mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+        batch, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+        rng = np.random.default_rng(0)
+        images = rng.normal(size=(8, 128, 128, 3)).astype(np.float32)
+        prompts = Prompts(
+            rng.uniform(0, 128, (8, 2, 2, 2)).astype(np.float32), np.ones((8, 2, 2), np.int32), np.ones((8, 2, 2), bool)
+        )
+
+        def run(model, params, images, prompts):
+            embeddings, stats = model.encode_train(params, images)
+            return model.decode(params, embeddings, prompts), stats
+
+        model = Sam(PRESETS["tiny"], "train")
+        params = random_params(model)
+        expected = jax.jit(lambda *a: run(model, *a))(params, images, prompts)
+        sharded = jax.jit(lambda *a: run(model, *a), in_shardings=(whole, batch, batch))
+        found = sharded(params, images, prompts)
+        jax.block_until_ready(found)
+        assert found[0][0].sharding.spec[0] == "data", found[0][0].sharding
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+        print("equal")
+        """
+    )
+    root = Path(__file__).parents[1]
+    # NPROC: on few cores simulated devices deadlock without a larger thread pool.
+    flags = {"NPROC": "32", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, env={**os.environ, **flags}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip() == "equal"
