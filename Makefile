@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python -m convert demo
+	$(BIN)/python -m convert.demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2

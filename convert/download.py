@@ -38,7 +38,8 @@ def download(target: Path, *, url: str = URL, expected_sha256: str | None = None
     try:
         pooch.retrieve(url, known, fname=target.name, path=target.parent, downloader=fetch)
     except requests.exceptions.RequestException as error:
-        reason = type(error).__name__
+        status = error.response.status_code if error.response is not None else None
+        reason = f"HTTP status {status}" if status else type(error).__name__
         raise DownloadError(
             f"{url} could not be fetched ({reason}); fetch it by other means and put it at {target}"
         ) from error

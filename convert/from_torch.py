@@ -14,7 +14,7 @@ import torch
 import repvit_sam_jax
 from repvit_sam_jax import checkpoint
 from repvit_sam_jax.checkpoint import CheckpointError, Metadata
-from repvit_sam_jax.config import Form, get_config
+from repvit_sam_jax.config import FORMS, Form, get_config
 from repvit_sam_jax.reparam import fuse
 from repvit_sam_jax.sam import Params
 
@@ -49,7 +49,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             f"{path} was refused: it is no PyTorch checkpoint, or it holds Python objects besides tensors, which "
             f"are never unpickled here ({reason}); save the state_dict alone: torch.save(model.state_dict(), path)"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # torch.load raises nearly anything on a file that is none of its own
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is truncated ({reason})") from error
     return _to_numpy(_unwrap(loaded, path), path)
@@ -72,13 +72,22 @@ def _to_numpy(state: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
     foreign = [f"{key} ({type(value).__name__})" for key, value in state.items() if not torch.is_tensor(value)]
     if foreign:
         raise CheckpointError(f"{path} is not a state dict: it holds more than tensors: {', '.join(foreign)}")
+    strange = [
+        f"{key} ({value.layout})" for key, value in state.items() if value.layout != torch.strided or value.is_meta
+    ]
+    if strange:
+        raise CheckpointError(f"{path} holds tensors that are not plain arrays: {', '.join(strange)}")
     return {
-        key: (value.float() if value.is_floating_point() else value).numpy() for key, value in state.items()
+        key: (value.float() if value.is_floating_point() else value).detach().numpy() for key, value in state.items()
     }
 
 
 def convert_state_dict(
-    state: Mapping[str, np.ndarray], *, preset: str | None = None, form: Form | None = None, image_size: int | None = None
+    state: Mapping[str, np.ndarray],
+    *,
+    preset: str | None = None,
+    form: Form | None = None,
+    image_size: int | None = None,
 ) -> tuple[Params, Metadata]:
     """Params and metadata of a state dict; see `from_torch` for the arguments and errors."""
     config, found_form = mapping.identify(state, preset)
@@ -115,6 +124,10 @@ def from_torch(
       FileNotFoundError: there is no such file.
       CheckpointError: the file is no checkpoint, or not of a known model; all offending keys are listed.
     """
+    if form not in (None, *FORMS):
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    if source.resolve() == target.resolve():
+        raise ValueError(f"{source} can't be source and target at once")
     state = read_state_dict(source)
     try:
         params, metadata = convert_state_dict(state, preset=preset, form=form, image_size=image_size)

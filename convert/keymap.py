@@ -77,9 +77,7 @@ def _neck() -> Iterator[Rule]:
 
 def _prompt_encoder() -> Iterator[Rule]:
     torch, jax = "prompt_encoder", "prompt_encoder"
-    yield Rule(
-        f"{torch}.pe_layer.positional_encoding_gaussian_matrix", f"{jax}/position/gaussian_matrix", "same"
-    )
+    yield Rule(f"{torch}.pe_layer.positional_encoding_gaussian_matrix", f"{jax}/position/gaussian_matrix", "same")
     yield Rule(f"{torch}.point_embeddings.{{i}}.weight", f"{jax}/point_embeddings/{{i}}", "embedding")
     yield Rule(f"{torch}.not_a_point_embed.weight", f"{jax}/not_a_point", "embedding")
     yield Rule(f"{torch}.no_mask_embed.weight", f"{jax}/no_mask", "embedding")

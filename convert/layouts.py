@@ -20,7 +20,7 @@ class Layout:
     counter: bool = False
 
     def to_jax(self, value: np.ndarray) -> np.ndarray:
-        """Raises ValueError if the array has not the number of axes, or the axes of length 1, that the layout expects."""
+        """Raises ValueError if the array has not the axes that the layout expects, or a counter needs 64 bits."""
         if self.counter:
             if not 0 <= int(value) < 2**31:
                 raise ValueError(f"counter {int(value)} does not fit into 32 bits")
@@ -32,6 +32,7 @@ class Layout:
         return np.ascontiguousarray(value)
 
     def to_torch(self, value: np.ndarray) -> np.ndarray:
+        """The inverse of `to_jax`."""
         if self.counter:
             return np.asarray(value, np.int64)
         if self.permutation is not None:

@@ -112,5 +112,3 @@ def to_state(params: Params, config: SamConfig, form: Form) -> dict[str, np.ndar
     flat = dict(checkpoint.flatten(params))
     entries = state_dict_entries(config, form)
     return {key: entry.layout.to_torch(np.asarray(flat[entry.path])) for key, entry in entries.items()}
-
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
+        """Whether the difference is within tolerance."""
         return bool(self.relative <= self.tolerance)
 
 
@@ -70,6 +70,7 @@ class MaskRow:
 
     @property
     def passed(self) -> bool:
+        """Whether few enough pixels differ."""
         return bool(self.flipped <= self.tolerance)
 
 
@@ -80,18 +81,24 @@ class Report:
     preset: str
     rows: tuple[Row, ...]
     masks: tuple[MaskRow, ...]
+    noise: float | None = None
+    """Relative RMS between the embeddings of PyTorch in float32 and in float64; measured only if something failed."""
 
     @property
     def passed(self) -> bool:
-        return all(row.passed for row in (*self.rows, *self.masks))
+        """Whether all comparisons are within tolerance."""
+        return all(row.passed for row in self.rows) and all(row.passed for row in self.masks)
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+
         def plain(row: Row | MaskRow) -> dict[str, Any]:
             return {**dataclasses.asdict(row), "passed": row.passed}
 
         return {
             "preset": self.preset,
             "passed": self.passed,
+            "pytorch_float32_against_float64": self.noise,
             "stages": [plain(row) for row in self.rows],
             "masks": [plain(row) for row in self.masks],
         }
@@ -115,9 +122,14 @@ class Report:
         for mask in self.masks:
             numbers = f"{mask.iou:.7f} | {mask.flipped:.2e} | {mask.tolerance:.0e}"
             lines.append(f"| {mask.form} | {mask.case} | {numbers} | {_verdict(mask.passed)} |")
-        failed = sum(not row.passed for row in (*self.rows, *self.masks))
+        failed = sum(not row.passed for row in self.rows) + sum(not row.passed for row in self.masks)
         total = len(self.rows) + len(self.masks)
         lines += ["", f"{self.preset}: {total - failed} of {total} comparisons within tolerance"]
+        if self.noise is not None:
+            lines.append(
+                f"For scale: here PyTorch's own embedding differs by {self.noise:.1e} between float32 and float64. "
+                "Where that is near the tolerance, the weights amplify rounding (random ones may): a failure says little."
+            )
         return "\n".join(lines)
 
 
@@ -126,7 +138,13 @@ def _verdict(passed: bool) -> str:
 
 
 def compare(
-    form: str, stage: str, found: np.ndarray, reference: np.ndarray, tolerance: float, scale: float | None = None, case: str = ""
+    form: str,
+    stage: str,
+    found: np.ndarray,
+    reference: np.ndarray,
+    tolerance: float,
+    scale: float | None = None,
+    case: str = "",
 ) -> Row:
     """One row from two arrays of the same shape.
 
@@ -174,14 +192,17 @@ def parity(source: Path, image: np.ndarray | None = None, image_size: int | None
         rows, masks = [], []
         for name, form_params in forms.items():
             model = Sam(config, name)
-            embedding, stages = jax.jit(functools.partial(model.encode, return_stages=True))(form_params, reference.images)
+            embedding, stages = jax.jit(functools.partial(model.encode, return_stages=True))(
+                form_params, reference.images
+            )
             rows += [
                 compare(name, stage, np.asarray(stages[stage]), expected, ENCODER_TOLERANCE)
                 for stage, expected in reference.encoder.items()
             ]
             masks += [_compare_masks(name, case, decode, embedding, reference) for case in reference.cases]
         rows += [row for case in reference.cases for row in _compare_decoder(case, decode, reference)]
-    return Report(config.name, tuple(rows), tuple(masks))
+    report = Report(config.name, tuple(rows), tuple(masks))
+    return report if report.passed else dataclasses.replace(report, noise=_float32_noise(twin, reference))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +216,7 @@ class Case:
     after: str | None = None
 
     def prompts(self, mask: np.ndarray | None) -> Prompts:
+        """The case as `Prompts` for one image, with a mask prompt if one is given."""
         return Prompts(
             self.coords[None, None],
             self.labels[None, None],
@@ -208,12 +230,10 @@ def cases(size: tuple[int, int], image_size: int) -> list[Case]:
     """Every combination of prompt kinds, for an image of (height, width)."""
     height, width = size
     points = transforms.apply_coords(
-        np.float32([[0.3 * width, 0.4 * height], [0.7 * width, 0.6 * height]]), size, image_size
+        np.array([[0.3 * width, 0.4 * height], [0.7 * width, 0.6 * height]]), size, image_size
     )
-    box = transforms.apply_boxes(
-        np.float32([0.2 * width, 0.25 * height, 0.75 * width, 0.8 * height]), size, image_size
-    )
-    labels = np.int32([1, 0])
+    box = transforms.apply_boxes(np.array([0.2 * width, 0.25 * height, 0.75 * width, 0.8 * height]), size, image_size)
+    labels = np.array([1, 0], np.int32)
     return [
         Case("point", points[:1], labels[:1]),
         Case("points", points, labels),
@@ -231,14 +251,14 @@ class _Reference:
         self.size, self.images = image.shape[:2], transforms.preprocess(image, config.image_size)
         self.cases = cases(self.size, config.image_size)
         channels_first = torch.from_numpy(self.images.transpose(0, 3, 1, 2).copy())
-        with _recording(twin.image_encoder, _encoder_stages(twin)) as recorded:
+        with _Recording(twin.image_encoder, _encoder_stages(twin)) as recorded:
             embedding = twin.encode(channels_first)
         self.encoder = {name: value.numpy().transpose(0, 2, 3, 1) for name, value in recorded.items()}
         self.embedding = embedding.numpy().transpose(0, 2, 3, 1)
         self.decoder: dict[str, dict[str, np.ndarray]] = {}
         for case in self.cases:
-            with _recording(twin, _decoder_stages(config)) as recorded:
-                masks, iou = twin.decode(embedding, *self._arguments(case))
+            with _Recording(twin, _decoder_stages(config)) as recorded:
+                masks, iou = twin.decode(embedding, **self._arguments(case))
             tokens, dense = recorded.pop("prompt")
             stages = {"prompt_tokens": tokens[None], "dense_prompt": (embedding + dense).permute(0, 2, 3, 1)[None]}
             for name, value in recorded.items():
@@ -252,22 +272,23 @@ class _Reference:
     def mask_input(self, case: Case) -> np.ndarray | None:
         return None if case.after is None else self.decoder[case.after]["low_res_masks"][0, 0, 0]
 
-    def _arguments(self, case: Case) -> tuple[torch.Tensor | None, ...]:
+    def _arguments(self, case: Case) -> dict[str, Any]:
         mask = self.mask_input(case)
         coords, labels = torch.from_numpy(case.coords)[None], torch.from_numpy(case.labels)[None]
-        return (
-            coords if len(case.labels) else None,
-            labels if len(case.labels) else None,
-            None if case.box is None else torch.from_numpy(case.box)[None],
-            None if mask is None else torch.from_numpy(mask)[None, None],
-        )
+        return {
+            "coords": coords if len(case.labels) else None,
+            "labels": labels if len(case.labels) else None,
+            "boxes": None if case.box is None else torch.from_numpy(case.box)[None],
+            "masks": None if mask is None else torch.from_numpy(mask)[None, None],
+        }
 
 
-class _recording:
+class _Recording:
     """A context in which the outputs of named submodules are collected into a dict."""
 
     def __init__(self, module: torch.nn.Module, names: Mapping[str, str]):
-        self._module, self._names, self._handles = module, names, []
+        self._module, self._names = module, names
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> dict[str, Any]:
         recorded: dict[str, Any] = {}
@@ -293,6 +314,13 @@ def _encoder_stages(twin: TorchSam) -> dict[str, str]:
 def _decoder_stages(config: SamConfig) -> dict[str, str]:
     layers = {f"transformer.{i}": f"mask_decoder.transformer.layers.{i}" for i in range(config.mask_decoder.depth)}
     return {"prompt": "prompt_encoder", **layers, "transformer.final": "mask_decoder.transformer.norm_final_attn"}
+
+
+def _float32_noise(twin: TorchSam, reference: _Reference) -> float:
+    with torch.no_grad():
+        images = torch.from_numpy(reference.images.transpose(0, 3, 1, 2).copy()).double()
+        exact = twin.double().encode(images).permute(0, 2, 3, 1).numpy()
+    return compare("both", "noise", reference.embedding, exact, ENCODER_TOLERANCE).relative
 
 
 Decode = Callable[[Any, Prompts], tuple[Any, ...]]

@@ -51,7 +51,7 @@ def synthetic_state_dict(manifest: Mapping[str, tuple[tuple[int, ...], str]], se
 
 
 def manifest(config: SamConfig) -> dict[str, tuple[tuple[int, ...], str]]:
-    """key -> (shape, dtype) of the published (training-form) state dict of a model."""
+    """Key -> (shape, dtype) of the published (training-form) state dict of a model."""
     return {key: (entry.shape, str(entry.dtype)) for key, entry in state_dict_entries(config, "train").items()}
 
 

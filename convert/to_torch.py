@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 
 from repvit_sam_jax import checkpoint
-from repvit_sam_jax.checkpoint import CheckpointError
 from repvit_sam_jax.config import Form
-from repvit_sam_jax.reparam import fuse
+from repvit_sam_jax.loading import read_params
 from repvit_sam_jax.sam import Params, Sam
 
 from . import mapping
@@ -43,12 +42,9 @@ def to_torch(source: Path, target: Path, *, form: Form | None = None) -> Form:
       FileNotFoundError: there is no such file.
       CheckpointError: it is damaged or foreign, or a deploy-form file can't give the training form.
     """
-    arrays, metadata = checkpoint.read(source)
-    params, found = checkpoint.unflatten(arrays), metadata.form
-    if form == "train" and found == "deploy":
-        raise CheckpointError(f"{source} is in deploy form: its BatchNorms are folded and can't be had back")
-    if form == "deploy" and found == "train":
-        params, found = fuse(params), "deploy"
-    state = to_state_dict(params, Sam(metadata.config, found))
+    if source.resolve() == target.resolve():
+        raise ValueError(f"{source} can't be source and target at once")
+    config, written, params = read_params(source, form)
+    state = to_state_dict(params, Sam(config, written))
     checkpoint.write_atomically(target, lambda temporary: torch.save(state, temporary))
-    return found
+    return written

@@ -23,7 +23,7 @@ FORMAT = "repvit_sam_jax/1"
 
 
 class CheckpointError(ValueError):
-    """A file that is no checkpoint, or not one for the model that was asked for. The message lists all that is wrong."""
+    """A file that is no checkpoint, or not one for the model asked for. The message lists all that is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Metadata:
     converter: str = ""
 
     def to_strings(self) -> dict[str, str]:
+        """As safetensors stores it; `from_strings` is the inverse."""
         return {
             "format": FORMAT,
             "preset": self.config.name,
@@ -54,6 +55,7 @@ class Metadata:
 
     @classmethod
     def from_strings(cls, strings: Mapping[str, str]) -> Metadata:
+        """Read what `to_strings` wrote; raises CheckpointError for anything else."""
         if strings.get("format") != FORMAT:
             raise CheckpointError(
                 f"its metadata say format={strings.get('format')!r}, expected {FORMAT!r}: "
@@ -107,6 +109,8 @@ def check(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> N
         if key in found and tuple(found[key].shape) != tuple(expected[key].shape):
             shapes = f"{tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
             problems.append(f"wrong shape: {key} is {shapes}")
+        elif key in found and found[key].dtype != expected[key].dtype:
+            problems.append(f"wrong type: {key} is {found[key].dtype}, expected {expected[key].dtype}")
         elif key in found and not np.isfinite(found[key]).all():
             problems.append(f"NaN or infinite: {key}")
     if problems:
@@ -115,7 +119,7 @@ def check(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> N
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary path beside `path` and move the result there; an exception leaves nothing behind."""
+    """Call `write` with a temporary path beside `path` and move the result there; an error leaves nothing behind."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

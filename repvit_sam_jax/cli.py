@@ -47,6 +47,8 @@ def segment(
         raise ValueError("nothing to segment: give --point or --box")
     for path in filter(None, (out, overlay)):
         _check_picture_path(path)
+    if len({path.resolve() for path in (photo, out, overlay) if path}) < 2 + (overlay is not None):
+        raise ValueError("photo, --out and --overlay must be different files")
 
     import jax
     import numpy as np
@@ -126,6 +128,8 @@ def _check_picture_path(path: Path) -> None:
         raise ValueError(f"{path}: masks and overlays are written as .png")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder")
 
 
 def _bounding_box(mask: Any) -> list[int] | None:

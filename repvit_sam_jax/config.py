@@ -33,13 +33,13 @@ class RepViTConfig:
     channels: tuple[int, ...]
     """Width of each stage."""
     depths: tuple[int, ...]
-    """Stride-1 blocks of each stage, that is without the downsampling block in front of stages 1, 2, ..."""
+    """Stride-1 blocks of each stage: the downsampling block in front of stages 1, 2, ... is not counted."""
     last_stride: int = 1
     """Stride of the last downsampling block: 2 in the classifier, 1 in RepViT-SAM, so that the output stride is 16."""
     neck_channels: int = 256
 
     def blocks(self) -> Iterator[RepViTBlockConfig]:
-        """The rows in order. Squeeze-excite sits on every other stride-1 block, and never on a stage's last of several."""
+        """The rows in order. Every other stride-1 block has squeeze-excite, but never a stage's last of several."""
         index, last = 1, len(self.depths) - 1
         for stage, (width, depth) in enumerate(zip(self.channels, self.depths, strict=True)):
             if stage > 0:
@@ -68,6 +68,7 @@ class MaskDecoderConfig:
 
     @property
     def num_mask_tokens(self) -> int:
+        """The single mask's and those of the multimask output."""
         return self.num_multimask_outputs + 1
 
 
@@ -85,7 +86,7 @@ class SamConfig:
     mask_threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.image_size <= 0 or self.image_size % 16:
+        if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {self.image_size}")
 
     @property
@@ -110,8 +111,10 @@ class SamConfig:
           ValueError: a field is missing or unknown.
         """
         try:
-            encoder = {k: tuple(v) if isinstance(v, list) else v for k, v in values["image_encoder"].items()}
-            rest = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            encoder: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in values["image_encoder"].items()
+            }
+            rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             rest["image_encoder"] = RepViTConfig(**encoder)
             rest["mask_decoder"] = MaskDecoderConfig(**values["mask_decoder"])
             return cls(**rest)

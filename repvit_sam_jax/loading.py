@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +13,38 @@ import jax
 
 from . import checkpoint
 from .checkpoint import CheckpointError
-from .config import Form
+from .config import FORMS, Form, SamConfig
 from .reparam import fuse
 from .sam import Params, Sam
+
+
+def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[SamConfig, Form, Params]:
+    """The checked params of a file, as NumPy arrays, fused if the deploy form of a training-form file is asked for.
+
+    Args:
+      path: a `.safetensors` file.
+      form: `train` or `deploy`; the file's own if None.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      CheckpointError: a damaged or foreign file, weights that do not fit the model that the file names (all of them
+        are listed), or a deploy-form file where the training form was asked for.
+    """
+    if form not in (None, *FORMS):
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    arrays, metadata = checkpoint.read(path)
+    config, stored = metadata.config, metadata.form
+    try:
+        expected = dict(checkpoint.flatten(Sam(config, stored).abstract_params()))
+    except Exception as error:  # a damaged config is free to be any nonsense
+        raise CheckpointError(f"{path} can't be loaded: its metadata are damaged: {error}") from error
+    checkpoint.check(arrays, expected, f"{path} ({config.name}, {stored} form)")
+    params = checkpoint.unflatten(arrays)
+    if form == "train" and stored == "deploy":
+        raise CheckpointError(f"{path} is in deploy form: its BatchNorms are folded and can't be had back")
+    if form == "deploy" and stored == "train":
+        return config, form, fuse(params)
+    return config, stored, params
 
 
 def load(
@@ -44,17 +74,9 @@ def load(
     if path.suffix in (".pt", ".pth", ".bin"):
         # In a checkout the converter lies beside the library, in an installed wheel inside it.
         home = "repvit_sam_jax.convert" if importlib.util.find_spec("repvit_sam_jax.convert") else "convert"
-        command = f"python -m {home} from-torch {path} {path.with_suffix('.safetensors')}"
+        command = shlex.join(["python", "-m", home, "from-torch", str(path), str(path.with_suffix(".safetensors"))])
         raise CheckpointError(f"{path} is a PyTorch checkpoint; convert it once:\n  {command}")
-    arrays, metadata = checkpoint.read(path)
-    stored = Sam(metadata.config, metadata.form, dtype)
-    checkpoint.check(arrays, dict(checkpoint.flatten(stored.abstract_params())), f"{path} ({metadata.config.name})")
-    params = checkpoint.unflatten(arrays)
-    if form != stored.form:
-        if form == "train":
-            raise CheckpointError(f"{path} is in deploy form: its BatchNorms are folded and can't be had back")
-        params = fuse(params)
-    config = metadata.config
+    config, form, params = read_params(path, form)
     if image_size is not None:
         config = dataclasses.replace(config, image_size=image_size)
     return Sam(config, form, dtype), jax.tree.map(jax.numpy.asarray, params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ class OutputUpscaling(nnx.Module):
     """Image tokens to four times the resolution and an eighth of the channels."""
 
     def __init__(self, dim: int, *, dtype: jnp.dtype, rngs: Keys):
-        common = {"dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.conv1 = PatchExpand(dim, dim // 4, **common)
         self.norm = LayerNorm(dim // 4, epsilon=1e-6, **common)
         self.conv2 = PatchExpand(dim // 4, dim // 8, **common)

@@ -6,6 +6,7 @@ Deliberate differences from the official class: embeddings are channels last; ma
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,8 +64,12 @@ class SamPredictor:
           multimask_output: as it will be given to `predict`.
         """
         config = self.model.config
-        _encode.lower(self.model, self.params, np.zeros((1, config.image_size, config.image_size, 3), np.float32)).compile()
-        embedding = np.zeros((1, config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim), np.float32)
+        _encode.lower(
+            self.model, self.params, np.zeros((1, config.image_size, config.image_size, 3), np.float32)
+        ).compile()
+        embedding = np.zeros(
+            (1, config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim), np.float32
+        )
         packed = pack([Prompt(np.zeros((num_points, 2)), np.zeros(num_points, np.int32), None)], 1)
         _decode.lower(self.model, self.params, embedding, packed, multimask_output).compile()
 
@@ -76,7 +81,7 @@ class SamPredictor:
     @property
     def original_size(self) -> tuple[int, int]:
         """(height, width) of the current image in pixels."""
-        self._require_image()
+        self._require_single_image()
         return self._sizes[0]
 
     @property
@@ -121,9 +126,9 @@ class SamPredictor:
         """The embedding of the current image, float32 [1, S/16, S/16, C] (SAM's has its channels first).
 
         Raises:
-          RuntimeError: no image is set.
+          RuntimeError: no image is set, or several are.
         """
-        self._require_image()
+        self._require_single_image()
         return self._embeddings[0]
 
     def set_image_embedding(self, embedding: Float[Array, "1 h w c"], original_size: tuple[int, int]) -> None:
@@ -142,10 +147,13 @@ class SamPredictor:
             raise ValueError(f"the embedding must have shape [1, {side}, {side}, {dim}], got {value.shape}")
         if not jax.numpy.isfinite(value).all():
             raise ValueError("the embedding has NaN or infinite values")
-        height, width = original_size
-        if height < 1 or width < 1:
+        try:
+            height, width = (operator.index(v) for v in original_size)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}") from error
+        if height < 1 or width < 1 or not all(transforms.resized_shape(height, width, self.model.config.image_size)):
             raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}")
-        self._embeddings, self._sizes = [value.reshape(1, side, side, dim)], [(int(height), int(width))]
+        self._embeddings, self._sizes = [value.reshape(1, side, side, dim)], [(height, width)]
 
     def predict(
         self,
@@ -170,12 +178,10 @@ class SamPredictor:
           masks [C, H, W], predicted IoUs [C] and low-res logits [C, S/4, S/4]; for many prompts with a leading P.
 
         Raises:
-          RuntimeError: no image is set.
+          RuntimeError: no image is set, or several are.
           ValueError: prompts that can't be meant: see `prompts.read_prompts`.
         """
-        self._require_image()
-        if len(self._embeddings) > 1:
-            raise RuntimeError(f"{len(self._embeddings)} images are set: use predict_batch")
+        self._require_single_image()
         given = (point_coords, point_labels, box, mask_input)
         return self._finish(self._start(0, given, multimask_output), return_logits)
 
@@ -191,9 +197,12 @@ class SamPredictor:
         """`predict` for every image of `set_image_batch`.
 
         Args:
-          point_coords_batch, point_labels_batch, box_batch, mask_input_batch: one entry an image, each as the
-            argument of `predict`; an entry may be None.
-          multimask_output, return_logits: as in `predict`.
+          point_coords_batch: one entry an image, each as `predict` takes it; an entry may be None.
+          point_labels_batch: likewise.
+          box_batch: likewise.
+          mask_input_batch: likewise.
+          multimask_output: as in `predict`.
+          return_logits: as in `predict`.
 
         Returns:
           What `predict` returns, an entry an image.
@@ -215,12 +224,22 @@ class SamPredictor:
                 raise ValueError(f"{name} has {len(batch)} entries for {count} images")
         columns = [[None] * count if batch is None else list(batch) for batch in batches.values()]
         # Everything is dispatched before anything is fetched, so an accelerator never waits for the host.
-        started = [self._start(i, given, multimask_output) for i, given in enumerate(zip(*columns, strict=True))]
+        started = []
+        for i, given in enumerate(zip(*columns, strict=True)):
+            try:
+                started.append(self._start(i, given, multimask_output))
+            except ValueError as error:
+                raise ValueError(f"image {i}: {error}") from error
         return [self._finish(pending, return_logits) for pending in started]
 
     def _require_image(self) -> None:
         if not self._embeddings:
             raise RuntimeError("no image is set; call set_image, set_image_batch or set_image_embedding first")
+
+    def _require_single_image(self) -> None:
+        self._require_image()
+        if len(self._embeddings) > 1:
+            raise RuntimeError(f"{len(self._embeddings)} images are set: use predict_batch")
 
     def _start(
         self, index: int, given: tuple[Any, Any, Any, Any], multimask_output: bool

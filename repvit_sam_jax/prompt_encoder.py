@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from .config import MaskDecoderConfig
 from .layers import Keys, LayerNorm, Linear, gelu
+
+AnyArray = Array | np.ndarray
 
 NOT_A_POINT, BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
 """Point labels. The corner labels are those of SAM's ONNX export; they say what `boxes` says, prompt by prompt."""
@@ -34,11 +38,11 @@ class Prompts:
     As in SAM, a prompt that has points but no box gets one not-a-point token appended.
     """
 
-    point_coords: Float[Array, "b p n 2"]
-    point_labels: Int[Array, "b p n"]
-    point_valid: Bool[Array, "b p n"]
-    boxes: Float[Array, "b p 4"] | None = None
-    masks: Float[Array, "b p h w"] | None = None
+    point_coords: Float[AnyArray, "b p n 2"]
+    point_labels: Int[AnyArray, "b p n"]
+    point_valid: Bool[AnyArray, "b p n"]
+    boxes: Float[AnyArray, "b p 4"] | None = None
+    masks: Float[AnyArray, "b p h w"] | None = None
 
 
 class RandomPositionEncoding(nnx.Module):
@@ -81,7 +85,7 @@ class MaskDownscaling(nnx.Module):
     """A mask prompt [S/4, S/4] to the resolution and width of the image embedding."""
 
     def __init__(self, hidden: int, cout: int, *, dtype: jnp.dtype, rngs: Keys):
-        common = {"dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.conv1 = PatchLinear(1, hidden // 4, **common)
         self.norm1 = LayerNorm(hidden // 4, epsilon=1e-6, **common)
         self.conv2 = PatchLinear(hidden // 4, hidden, **common)
@@ -105,11 +109,9 @@ class PromptEncoder(nnx.Module):
         self.no_mask = nnx.Param(normal(rngs.params(), (dim,)))
         self.mask_downscaling = MaskDownscaling(config.mask_in_channels, dim, dtype=dtype, rngs=rngs)
 
-    def sparse(
-        self, prompts: Prompts, image_size: int
-    ) -> tuple[Float[Array, "b p t c"], Bool[Array, "b p t"]]:
+    def sparse(self, prompts: Prompts, image_size: int) -> tuple[Float[Array, "b p t c"], Bool[Array, "b p t"]]:
         """Tokens of the points, of the box corners or else the not-a-point token, and which of them count."""
-        coords, labels, valid = prompts.point_coords, prompts.point_labels, prompts.point_valid
+        coords, labels, valid = map(jnp.asarray, (prompts.point_coords, prompts.point_labels, prompts.point_valid))
         b, p = coords.shape[:2]
         if prompts.boxes is not None:
             extra_coords = prompts.boxes.reshape(b, p, 2, 2).astype(coords.dtype)

@@ -111,8 +111,15 @@ def _read_points(point_coords: Any, point_labels: Any) -> tuple[list[tuple[np.nd
         return None, False
     if point_labels is None:
         raise ValueError("point_labels must be given with point_coords: 1 foreground, 0 background")
-    many = np.ndim(point_coords[0]) == 2 if len(point_coords) else np.ndim(point_coords) == 3
-    coord_sets, label_sets = (point_coords, point_labels) if many else ([point_coords], [point_labels])
+    try:
+        many = np.ndim(point_coords[0]) == 2 if len(point_coords) else np.ndim(point_coords) == 3
+        coord_sets, label_sets = (point_coords, list(point_labels)) if many else ([point_coords], [point_labels])
+    except (TypeError, ValueError, LookupError) as error:
+        raise ValueError(
+            f"point_coords must have shape [N, 2] or [P, N, 2], point_labels [N] or [P, N]: {error}"
+        ) from error
+    if many and not len(coord_sets):
+        raise ValueError(f"point_coords holds no prompts, shape {np.shape(point_coords)}")
     if len(coord_sets) != len(label_sets):
         raise ValueError(f"point_labels has {len(label_sets)} prompts for {len(coord_sets)} in point_coords")
     points = []
@@ -123,7 +130,9 @@ def _read_points(point_coords: Any, point_labels: Any) -> tuple[list[tuple[np.nd
         if coords.ndim != 2 or coords.shape[1] != 2:
             raise ValueError(f"point_coords must have shape [N, 2] or [P, N, 2], got {coords.shape} for a prompt")
         if labels.shape != coords.shape[:1]:
-            raise ValueError(f"point_labels has shape {labels.shape} for {len(coords)} points, expected ({len(coords)},)")
+            raise ValueError(
+                f"point_labels has shape {labels.shape} for {len(coords)} points, expected ({len(coords)},)"
+            )
         points.append((coords, labels))
     return points, many
 
@@ -140,10 +149,11 @@ def _read_boxes(box: Any) -> tuple[list[np.ndarray] | None, bool]:
 def _read_masks(mask_input: Any, side: int) -> tuple[list[np.ndarray] | None, bool]:
     if mask_input is None:
         return None, False
-    masks = _numeric(mask_input, "mask_input")
+    with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, and is refused
+        masks = _numeric(mask_input, "mask_input").astype(np.float32)
     if masks.ndim not in (3, 4) or masks.shape[-3:] != (1, side, side) or not masks.size:
         raise ValueError(
-            f"mask_input must hold low-res logits of shape [1, {side}, {side}] or [P, 1, {side}, {side}], got {masks.shape}"
+            f"mask_input must be low-res logits, [1, {side}, {side}] or [P, 1, {side}, {side}], got {masks.shape}"
         )
     if not np.isfinite(masks).all():
         raise ValueError("mask_input has NaN or infinite values")
@@ -158,14 +168,16 @@ def _check_points(coords: np.ndarray, labels: np.ndarray, size: tuple[int, int],
         if label >= 0 and not (np.isfinite(x) and np.isfinite(y)):
             raise ValueError(f"point {i}{where} is not finite: ({x}, {y})")
         if label >= 0 and not (0 <= x <= width and 0 <= y <= height):
-            raise ValueError(f"point {i}{where}, ({x:g}, {y:g}), lies outside the image of width {width}, height {height}")
+            raise ValueError(
+                f"point {i}{where}, ({x:g}, {y:g}), lies outside the image of width {width}, height {height}"
+            )
 
 
 def _check_box(box: np.ndarray, size: tuple[int, int], where: str) -> None:
     height, width = size
     x1, y1, x2, y2 = box
     shown = ", ".join(f"{v:g}" for v in box)
-    if not np.isfinite(box).all():
+    if not (np.abs(box) < 1e30).all():
         raise ValueError(f"the box{where} is not finite: ({shown})")
     if x2 < x1 or y2 < y1:
         raise ValueError(f"the box{where} is inverted: ({shown}); expected x1 <= x2 and y1 <= y2")

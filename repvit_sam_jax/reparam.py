@@ -87,7 +87,9 @@ def _affine(bn: Mapping[str, Any], stats: Mapping[str, Any], path: str) -> tuple
     """Scale and shift, float64, that BatchNorm applies in evaluation."""
     if set(bn) != {"scale", "bias"} or set(stats) != {"mean", "var", "count"}:
         raise ReparamError(f"{path} is not a BatchNorm: its keys are {sorted(bn)} and {sorted(stats)}")
-    weight, bias, mean, var = (np.asarray(a, np.float64) for a in (bn["scale"], bn["bias"], stats["mean"], stats["var"]))
+    weight, bias, mean, var = (
+        np.asarray(a, np.float64) for a in (bn["scale"], bn["bias"], stats["mean"], stats["var"])
+    )
     scale = weight / np.sqrt(var + EPSILON)
     return scale, bias - mean * scale
 

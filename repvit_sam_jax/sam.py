@@ -196,8 +196,8 @@ class Sam:
     def _merge(self, params: Params) -> _Modules:
         if self.form == "train" and "batch_stats" not in params:
             raise ValueError(
-                'the training form needs params["batch_stats"]; after split_batch_stats put it back: '
-                '{**params, "batch_stats": batch_stats}'
+                'the training form needs params["batch_stats"], and these have none: they are deploy-form params, or '
+                'split_batch_stats took it out: put it back, {**params, "batch_stats": batch_stats}'
             )
         if self.form == "deploy" and "batch_stats" in params:
             raise ValueError("these are training-form params; fuse them with repvit_sam_jax.reparam.fuse first")

@@ -7,6 +7,7 @@ same for all prompts of an image; it broadcasts, so the first layer projects it 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ class Attention(nnx.Module):
         inner = dim // downsample_rate
         if inner % num_heads:
             raise ValueError(f"num_heads={num_heads} must divide the attention width {inner}")
-        common = {"dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.q_proj = Linear(dim, inner, **common)
         self.k_proj = Linear(dim, inner, **common)
         self.v_proj = Linear(dim, inner, **common)
@@ -55,7 +56,7 @@ class TwoWayBlock(nnx.Module):
 
     def __init__(self, config: MaskDecoderConfig, *, first: bool, dtype: jnp.dtype, rngs: Keys):
         dim, heads, rate = config.embed_dim, config.num_heads, config.attention_downsample_rate
-        common = {"dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
         self.self_attn = Attention(dim, heads, **common)
         self.norm1 = LayerNorm(dim, epsilon=1e-5, **common)
         self.cross_attn_token_to_image = Attention(dim, heads, rate, **common)
@@ -85,10 +86,8 @@ class TwoWayTransformer(nnx.Module):
     """The blocks and a last attention from tokens to image."""
 
     def __init__(self, config: MaskDecoderConfig, *, dtype: jnp.dtype, rngs: Keys):
-        common = {"dtype": dtype, "rngs": rngs}
-        self.layers = nnx.Dict(
-            {str(i): TwoWayBlock(config, first=i == 0, **common) for i in range(config.depth)}
-        )
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.layers = nnx.Dict({str(i): TwoWayBlock(config, first=i == 0, **common) for i in range(config.depth)})
         self.final_attn_token_to_image = Attention(
             config.embed_dim, config.num_heads, config.attention_downsample_rate, **common
         )

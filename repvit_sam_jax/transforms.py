@@ -39,15 +39,19 @@ def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image, np.uint16) / 257).round().astype(np.uint8))
-            elif image.mode in ("I", "F"):
-                raise ValueError(f"{path} has 32-bit pixels (mode {image.mode}), whose range is unknown; save it as 8-bit")
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image, np.uint16) / 257).round().astype(np.uint8))
+        elif image.mode == "P":
+            image = image.convert("RGBA")  # straight to RGB, Pillow warns of a palette with alpha
+        if image.mode not in ("I", "F"):
             return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is not an image that Pillow can read") from error
-    except (OSError, SyntaxError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} is truncated or damaged: {error}") from error
+    raise ValueError(f"{path} has 32-bit pixels (mode {image.mode}), whose range is unknown; save it as 8-bit")
 
 
 def check_image(image: np.ndarray) -> None:
@@ -79,7 +83,7 @@ def resize_longest_side(image: UInt8[np.ndarray, "h w 3"], image_size: int) -> U
       ValueError: the image is no uint8 RGB array, or so narrow that nothing of its short side would be left.
     """
     check_image(image)
-    height, width = resized_shape(*image.shape[:2], image_size)
+    height, width = resized_shape(image.shape[0], image.shape[1], image_size)
     if not height or not width:
         raise ValueError(f"the image is too narrow to scale to {image_size} pixels: shape {image.shape}")
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -89,13 +93,11 @@ def normalize_and_pad(image: UInt8[np.ndarray, "h w 3"], image_size: int) -> Flo
     """Subtract the mean, divide by the deviation, and pad with zeros at the bottom and right, in float32."""
     height, width = image.shape[:2]
     padded = np.zeros((image_size, image_size, 3), np.float32)
-    padded[:height, :width] = (image - np.float32(PIXEL_MEAN)) / np.float32(PIXEL_STD)
+    padded[:height, :width] = (image - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
     return padded
 
 
-def preprocess(
-    images: np.ndarray | Sequence[np.ndarray], image_size: int
-) -> Float[np.ndarray, "b s s 3"]:
+def preprocess(images: np.ndarray | Sequence[np.ndarray], image_size: int) -> Float[np.ndarray, "b s s 3"]:
     """Photos to what `Sam.encode` takes.
 
     Args:
@@ -147,7 +149,7 @@ def resize_bilinear(x: AnyArray, height: int, width: int) -> AnyArray:
 
 
 def _bilinear_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each output position: the two input positions and the weight of the second, in PyTorch's float32 arithmetic."""
+    """For each output position: the two input positions and the second's weight, in PyTorch's float32 arithmetic."""
     scale = np.float32(size) / np.float32(new_size)
     # PyTorch rounds once here (a fused multiply-add); float64 inside does the same.
     position = np.maximum(np.float64(scale) * (np.arange(new_size) + 0.5) - 0.5, 0).astype(np.float32)

@@ -54,7 +54,9 @@ def test_published_size():
     params = Sam.from_preset("repvit_sam", form="train").abstract_params()
     params.pop("batch_stats")
     manifest = json.loads((GOLDEN / "repvit.json").read_text())
-    official = sum(np.prod(shape) for key, (shape, dtype) in manifest.items() if "running" not in key and dtype != "int64")
+    official = sum(
+        np.prod(shape) for key, (shape, dtype) in manifest.items() if "running" not in key and dtype != "int64"
+    )
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == official == 27_223_736
 
 

@@ -24,7 +24,9 @@ def test_both_depthwise_forms_equal_pytorch(rng, stride, size):
     x = rng.normal(size=(2, *size, 5)).astype(np.float32)
     kernel = rng.normal(size=(3, 3, 5)).astype(np.float32)
     weight = torch.from_numpy(kernel.transpose(2, 0, 1)[:, None].copy())
-    expected = torch.nn.functional.conv2d(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), weight, None, stride, 1, groups=5)
+    expected = torch.nn.functional.conv2d(
+        torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), weight, None, stride, 1, groups=5
+    )
     expected = expected.numpy().transpose(0, 2, 3, 1)
     for form in (layers._depthwise_conv, layers._depthwise_shifts):
         np.testing.assert_allclose(form(x, kernel, stride), expected, atol=2e-6)

@@ -17,7 +17,6 @@ from repvit_sam_jax import Prompts, Sam, split_batch_stats
 
 from .helpers import relative_rms
 
-
 encode = jax.jit(Sam.encode, static_argnums=0)
 decode = jax.jit(Sam.decode, static_argnums=0, static_argnames=("multimask_output", "return_stages"))
 
@@ -224,9 +223,7 @@ def test_encode_train_returns_statistics_and_leaves_params(tiny_train, images):
     _, stats = jax.jit(model.encode_train)(params, images)
     jax.tree.map(np.testing.assert_array_equal, params, before)
     assert jax.tree.structure(stats) == jax.tree.structure(params["batch_stats"])
-    counts = [
-        (path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(stats) if path[-1].key == "count"
-    ]
+    counts = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(stats) if path[-1].key == "count"]
     old = dict(jax.tree_util.tree_leaves_with_path(params["batch_stats"]))
     assert counts
     assert all(int(leaf) == int(old[path]) + 1 for path, leaf in counts)
@@ -238,7 +235,7 @@ def test_encode_train_needs_the_training_form(tiny, images):
 
 
 def test_sharded_jit_equals_one_device():
-    """Eight simulated devices, batch sharded: encode, decode, and training statistics, which are those of the whole batch."""
+    """Eight simulated devices, batch sharded: encode, decode, and statistics, which are those of the whole batch."""
     program = textwrap.dedent(
         """
         import jax, numpy as np
@@ -276,7 +273,12 @@ def test_sharded_jit_equals_one_device():
     # NPROC: on few cores simulated devices deadlock without a larger thread pool.
     flags = {"NPROC": "32", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, env={**os.environ, **flags}, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program],
+        cwd=root,
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip() == "equal"

@@ -13,20 +13,24 @@ from .common import LayerNorm2d
 
 def _folded(conv: nn.Conv2d, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> nn.Conv2d:
     """A convolution with `conv`'s geometry and these float64 weights, rounded to float32."""
-    out, kernel = weight.shape[0], tuple(weight.shape[2:])
-    folded = nn.Conv2d(conv.in_channels, out, kernel, conv.stride, padding, groups=conv.groups)
-    folded.weight.data.copy_(weight)
-    folded.bias.data.copy_(bias)
+    out, _, height, width = weight.shape
+    folded = nn.Conv2d(conv.in_channels, out, (height, width), conv.stride, padding, groups=conv.groups)  # type: ignore[arg-type]
+    folded.load_state_dict({"weight": weight, "bias": bias})
     return folded.to(conv.weight.device).train(conv.training)
 
 
 def _scale_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert bn.running_var is not None
+    assert bn.running_mean is not None
     scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
     return scale, bn.bias.double() - bn.running_mean.double() * scale
 
 
 class ConvBN(nn.Sequential):
     """`c`, a convolution without bias, and `bn`."""
+
+    c: nn.Conv2d
+    bn: nn.BatchNorm2d
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, scale_init: float = 1.0):
         super().__init__()
@@ -37,7 +41,7 @@ class ConvBN(nn.Sequential):
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
         scale, shift = _scale_and_shift(self.bn)
-        return _folded(self.c, self.c.weight.double() * scale[:, None, None, None], shift, self.c.padding)
+        return _folded(self.c, self.c.weight.double() * scale[:, None, None, None], shift, self.c.padding)  # type: ignore[arg-type]
 
 
 class RepVGGDW(nn.Module):
@@ -57,6 +61,7 @@ class RepVGGDW(nn.Module):
         inner_scale, inner_shift = _scale_and_shift(self.conv.bn)
         weight = self.conv.c.weight.double() * inner_scale[:, None, None, None]
         weight[:, :, 1, 1] += self.conv1.weight.double()[:, :, 0, 0] + 1.0
+        assert self.conv1.bias is not None
         bias = inner_shift + self.conv1.bias.double()
         scale, shift = _scale_and_shift(self.bn)
         return _folded(self.conv.c, weight * scale[:, None, None, None], bias * scale + shift, (1, 1))

@@ -7,6 +7,7 @@ and no data-dependent size, so that the modules can be exported.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from .repvit import RepViTEncoder, fuse
 
 class PositionEncoding(nn.Module):
     """Random Fourier features of coordinates in [0, 1]."""
+
+    positional_encoding_gaussian_matrix: Tensor
 
     def __init__(self, features: int):
         super().__init__()
@@ -38,7 +41,7 @@ class PromptEncoder(nn.Module):
         dim, hidden = decoder.embed_dim, decoder.mask_in_channels
         self.image_size, self.embedding_size = config.image_size, config.embedding_size
         self.pe_layer = PositionEncoding(dim // 2)
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
+        self.point_embeddings: Any = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, hidden // 4, 2, 2),
@@ -145,9 +148,7 @@ class TwoWayTransformer(nn.Module):
     def __init__(self, config: MaskDecoderConfig):
         super().__init__()
         self.layers = nn.ModuleList(TwoWayBlock(config, first=i == 0) for i in range(config.depth))
-        self.final_attn_token_to_image = Attention(
-            config.embed_dim, config.num_heads, config.attention_downsample_rate
-        )
+        self.final_attn_token_to_image = Attention(config.embed_dim, config.num_heads, config.attention_downsample_rate)
         self.norm_final_attn = nn.LayerNorm(config.embed_dim)
 
     def forward(self, image: Tensor, image_pe: Tensor, token_pe: Tensor) -> tuple[Tensor, Tensor]:

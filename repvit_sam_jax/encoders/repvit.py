@@ -8,6 +8,7 @@ gets it in every variant.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..config import RepViTBlockConfig, RepViTConfig
-from ..layers import BatchNorm, Conv, ConvBN, Keys, LayerNorm, SqueezeExcite, Stages, conv_bn, gelu
+from ..layers import BatchNorm, Conv, ConvBN, FusedConv, Keys, LayerNorm, SqueezeExcite, Stages, conv_bn, gelu
+
 
 class DepthwiseScale(nnx.Module):
     """A 1x1 depthwise convolution with bias: a scale and a shift per channel."""
@@ -47,7 +49,8 @@ class TokenMixer(nnx.Module):
 
     def __init__(self, config: RepViTBlockConfig, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
         cin, cout = config.in_channels, config.out_channels
-        common = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
+        self.dw: RepVGGDW | ConvBN | FusedConv
         if config.downsample or deploy:
             self.dw = conv_bn("depthwise3x3", cin, cin, stride=config.stride, **common)
         else:
@@ -66,7 +69,7 @@ class ChannelMixer(nnx.Module):
     """`x + project(gelu(expand(x)))`, twice as wide inside."""
 
     def __init__(self, channels: int, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
-        common = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
         self.expand = conv_bn("pointwise", channels, 2 * channels, **common)
         self.project = conv_bn("pointwise", 2 * channels, channels, scale_init=0.0, **common)
 
@@ -89,7 +92,7 @@ class Stem(nnx.Module):
     """Two stride-2 3x3 convolutions with a GELU between them."""
 
     def __init__(self, channels: int, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
-        common = {"stride": 2, "deploy": deploy, "dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"stride": 2, "deploy": deploy, "dtype": dtype, "rngs": rngs}
         self.conv1 = conv_bn("dense3x3", 3, channels // 2, **common)
         self.conv2 = conv_bn("dense3x3", channels // 2, channels, **common)
 
@@ -115,7 +118,7 @@ class RepViTEncoder(nnx.Module):
     """Normalised image to image embedding, at 1/16 of its size."""
 
     def __init__(self, config: RepViTConfig, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
-        common = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
+        common: dict[str, Any] = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
         self.config, self.dtype = config, dtype
         self.stem = Stem(config.channels[0], **common)
         self.blocks = nnx.Dict({str(b.index): RepViTBlock(b, **common) for b in config.blocks()})

@@ -483,7 +483,7 @@ def test_load_lists_all_that_is_wrong(rewrite):
         return {**arrays, "extra": np.zeros(2, np.float32)}
 
     path = rewrite(edit)
-    with pytest.raises(CheckpointError, match=r"variant\.safetensors \(tiny\): 4 problem\(s\)") as caught:
+    with pytest.raises(CheckpointError, match=r"variant\.safetensors \(tiny, train form\): 4 problem\(s\)") as caught:
         load(path)
     first, second, third = edit.names
     for line in (
@@ -532,7 +532,7 @@ def test_to_torch_lists_all_that_is_wrong(rewrite, tmp_path, form):
         return {name: value for name, value in arrays.items() if name not in edit.names}
 
     path = rewrite(edit, source="train")
-    with pytest.raises(CheckpointError, match=r"tiny \(train form\): 2 problem\(s\)") as caught:
+    with pytest.raises(CheckpointError, match=r"\(tiny, train form\): 2 problem\(s\)") as caught:
         to_torch(path, tmp_path / "target.pt", form=form)
     assert all(f"missing: {name}" in str(caught.value) for name in edit.names)
     assert not (tmp_path / "target.pt").exists()

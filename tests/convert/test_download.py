@@ -95,7 +95,7 @@ def test_other_digest(url, tmp_path):
 
 
 def test_not_found(url, tmp_path):
-    with pytest.raises(DownloadError, match=r"/absent could not be fetched \(HTTPError.*w\.pt"):
+    with pytest.raises(DownloadError, match=r"/absent could not be fetched \(HTTP status 404\).*w\.pt"):
         download(tmp_path / "w.pt", url=f"{url}/absent")
     assert contents(tmp_path) == {}
 

@@ -43,7 +43,9 @@ def test_twin_has_the_same_entries(name, form):
     if form == "deploy":
         twin.fuse()
     entries = mapping.state_dict_entries(PRESETS[name], form)
-    found = {key: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in twin.state_dict().items()}
+    found = {
+        key: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in twin.state_dict().items()
+    }
     assert found == {key: (entry.shape, str(entry.dtype)) for key, entry in entries.items()}
 
 

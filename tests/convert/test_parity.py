@@ -48,12 +48,15 @@ def test_every_stage_is_compared_in_both_forms(report):
         assert {row.stage for row in report.rows if row.form == form} == encoder
         assert {mask.case for mask in report.masks if mask.form == form} == cases
     # The decoder is the same in both forms.
-    assert {(row.stage, row.case) for row in report.rows if row.form == "both"} == {(s, c) for s in decoder for c in cases}
+    assert {(row.stage, row.case) for row in report.rows if row.form == "both"} == {
+        (s, c) for s in decoder for c in cases
+    }
 
 
 def test_tiny_is_within_tolerance(report):
     print(report.to_text())
     assert report.passed
+    assert report.noise is None
     assert all(mask.iou > 0.999 for mask in report.masks)
 
 
@@ -139,4 +142,6 @@ def test_command_prints_the_table_and_json(source, monkeypatch, capsys):
 def test_command_exits_with_1_past_tolerance(source, monkeypatch, capsys):
     monkeypatch.setattr(parity, "ENCODER_TOLERANCE", 1e-12)
     assert run_command(monkeypatch, "parity", source) == 1
-    assert "FAIL" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "FAIL" in text
+    assert "between float32 and float64" in text

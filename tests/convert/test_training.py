@@ -31,8 +31,8 @@ def channels_first(images):
 def assert_same_gradients(found: dict, module: torch.nn.Module, prefix: str = "") -> None:
     """Each parameter's gradient to a thousandth of its largest entry.
 
-    Some gradients are zero but for rounding (a shift in front of BatchNorm, a bias of attention keys), so the scale is at
-    least a thousandth of the largest gradient of all.
+    Some gradients are zero but for rounding (a shift in front of BatchNorm, a bias of attention keys), so the scale
+    is at least a thousandth of the largest gradient of all.
     """
     expected = {f"{prefix}{name}": p.grad for name, p in module.named_parameters() if p.grad is not None}
     assert len(expected) > 80
@@ -88,10 +88,14 @@ def test_gradients_of_the_decoder(tiny, twin):
         logits, iou = model.decode(params, embedding, prompts)
         return (logits * weights).mean() + iou.mean()
 
-    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4)))(params, embedding, coords, boxes, masks)
+    value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4)))(
+        params, embedding, coords, boxes, masks
+    )
 
     twin.eval().fuse()
-    given = [torch.from_numpy(a).requires_grad_() for a in (embedding.transpose(0, 3, 1, 2).copy(), coords[0], boxes[0])]
+    given = [
+        torch.from_numpy(a).requires_grad_() for a in (embedding.transpose(0, 3, 1, 2).copy(), coords[0], boxes[0])
+    ]
     mask = torch.from_numpy(masks[0][:, None].copy()).requires_grad_()
     logits, iou = twin.decode(given[0], given[1], torch.from_numpy(labels[0]), given[2], mask)
     expected = (logits * torch.from_numpy(weights[0])).mean() + iou.mean()

@@ -1,0 +1,1 @@
+"""Every speed figure in the docs comes from here. `python -m benchmarks --help`."""

@@ -1,0 +1,89 @@
+"""`repvit-sam segment`, from photo to PNG."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from repvit_sam_jax import PRESETS, SamPredictor, checkpoint, cli, load
+from repvit_sam_jax.overlay import draw_overlay
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_train, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
+    return path
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["repvit-sam", *map(str, arguments)])
+    cli.main()
+
+
+def test_point_takes_the_best_of_three_masks(weights, photo, tmp_path, monkeypatch, capsys):
+    out, overlay = tmp_path / "mask.png", tmp_path / "overlay.png"
+    run(monkeypatch, "segment", photo, "--point", "20,30", "--weights", weights, "--out", out, "--overlay", overlay)
+    predictor = SamPredictor(*load(weights))
+    predictor.set_image(read(photo))
+    masks, iou, _ = predictor.predict([[20, 30]], [1])
+    written = read(out)
+    np.testing.assert_array_equal(written > 0, masks[iou.argmax()])
+    assert read(overlay).shape == (60, 80, 3)
+    text = capsys.readouterr().out
+    assert "80 x 60 pixels" in text
+    assert "encode" in text
+    assert "compile" in text
+
+
+def test_points_and_box_give_one_mask_and_json(weights, photo, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "mask.png"
+    points = ["--point", "20,30", "--point", "50,40,0"]
+    run(monkeypatch, "segment", photo, *points, "--box", "5,5,70,50", "--weights", weights, "--out", out, "--json")
+    result = json.loads(capsys.readouterr().out)
+    predictor = SamPredictor(*load(weights))
+    predictor.set_image(read(photo))
+    masks, iou, _ = predictor.predict([[20, 30], [50, 40]], [1, 0], [5, 5, 70, 50], multimask_output=False)
+    assert result["area"] == masks[0].sum()
+    assert result["predicted_iou"] == pytest.approx(float(iou[0]), abs=1e-5)
+    rows, columns = masks[0].nonzero()
+    assert result["box"] == [columns.min(), rows.min(), columns.max(), rows.max()]
+    assert set(result["seconds"]) == {"load", "compile", "encode", "decode"}
+    assert result["overlay"] is None
+
+
+def test_module_and_help():
+    done = subprocess.run(
+        [sys.executable, "-m", "repvit_sam_jax.cli", "segment", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "--point" in done.stdout
+
+
+def test_overlay_tints_the_mask_alone():
+    image = np.full((40, 50, 3), 100, np.uint8)
+    mask = np.zeros((40, 50), bool)
+    mask[10:30, 10:30] = True
+    drawn = draw_overlay(image, mask)
+    assert (drawn[~mask] == 100).all()
+    assert (drawn[20, 20] == [65, 122, 178]).all()
+    assert (drawn[10, 15] == 255).all()  # the outline
+    marked = draw_overlay(image, mask, [(5, 5), (45, 35)], [1, 0], (2, 2, 48, 38), caption="hello")
+    assert tuple(marked[35, 45]) == (235, 60, 60)
+    with pytest.raises(ValueError, match="shape"):
+        draw_overlay(image, mask[:20])

@@ -1,0 +1,77 @@
+"""Imports go one way. Read from the source (AST), so that imports inside functions count too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "repvit_sam_jax"
+
+# Each module may import modules of earlier levels only (or of its own, where they are one idea).
+LEVELS = [
+    {"config"},
+    {"layers", "reparam", "checkpoint", "transforms", "overlay"},
+    {"encoders.repvit", "prompt_encoder", "transformer"},
+    {"mask_decoder", "prompts"},
+    {"sam"},
+    {"loading"},
+    {"predictor"},
+    {"cli"},
+]
+FOLDERS = {
+    "repvit_sam_jax": set(),
+    "convert": {"repvit_sam_jax"},
+    "evals": {"repvit_sam_jax"},
+    "train": {"repvit_sam_jax", "evals"},
+    "benchmarks": {"repvit_sam_jax", "convert", "train", "evals"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of what a file imports, relative imports resolved."""
+    package = list(path.relative_to(ROOT).with_suffix("").parts[:-1])
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files("repvit_sam_jax"), ids=lambda path: path.name)
+def test_library_imports_no_training_or_conversion_package(path):
+    heavy = {"torch", "optax", "orbax", "tensorflow", "skimage", "matplotlib"}
+    assert not {name.split(".")[0] for name in imported(path)} & heavy
+
+
+@pytest.mark.parametrize("folder", list(FOLDERS))
+def test_folders_import_downwards(folder):
+    for path in files(folder):
+        used = {name.split(".")[0] for name in imported(path)} & set(FOLDERS)
+        assert used <= FOLDERS[folder] | {folder}, path
+
+
+def test_modules_of_the_library_import_downwards():
+    level = {name: i for i, names in enumerate(LEVELS) for name in names}
+    found = {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for path in files("repvit_sam_jax")}
+    modules = {name: path for name, path in found.items() if not name.endswith("__init__")}
+    assert set(modules) == set(level), "a module without a level, or a level without a module"
+    for name, path in modules.items():
+        for other in level:
+            if f"repvit_sam_jax.{other}" in imported(path):
+                assert level[other] < level[name], f"{name} imports {other}"
+
+
+def test_torch_stays_in_convert_benchmarks_and_tests():
+    allowed = {ROOT / "benchmarks" / "rivals.py"}
+    for folder in ("repvit_sam_jax", "train", "evals", "benchmarks"):
+        for path in files(folder):
+            assert path in allowed or "torch" not in {name.split(".")[0] for name in imported(path)}, path

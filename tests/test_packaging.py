@@ -1,0 +1,79 @@
+"""The wheel, used outside the checkout: the library and its converter are there, and nothing of a generic name."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(ROOT),
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(folder),
+    ]
+    done = subprocess.run([*command, "--quiet"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_contents(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"repvit_sam_jax"}
+    assert "repvit_sam_jax/py.typed" in names
+    assert "repvit_sam_jax/convert/torch_models/sam.py" in names
+    info = next(top for top in tops if top.endswith(".dist-info"))
+    assert f"{info}/licenses/LICENSE" in names
+    assert f"{info}/licenses/NOTICE" in names
+
+
+def run_outside(installed: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_used_outside_the_checkout(wheel, tmp_path):
+    """Convert, load and the hint of `load` all work from the unpacked wheel alone."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    where = run_outside(tmp_path, "-c", "import repvit_sam_jax; print(repvit_sam_jax.__file__)")
+    assert where.stdout.strip().startswith(str(tmp_path)), where.stderr
+    made = run_outside(tmp_path, "-m", "repvit_sam_jax.convert", "synthetic", "tiny.pt", "--preset", "tiny")
+    assert made.returncode == 0, made.stderr
+    done = run_outside(tmp_path, "-m", "repvit_sam_jax.convert", "from-torch", "tiny.pt", "tiny.safetensors")
+    assert done.returncode == 0, done.stderr
+    load = "import repvit_sam_jax as r; model, params = r.load('tiny.safetensors'); print(model.config.name)"
+    assert run_outside(tmp_path, "-c", load).stdout.strip() == "tiny"
+    hint = run_outside(tmp_path, "-c", "import repvit_sam_jax as r; r.load('tiny.pt')")
+    assert "python -m repvit_sam_jax.convert from-torch tiny.pt tiny.safetensors" in hint.stderr
+
+
+def test_importing_the_package_alone_does_not_import_jax():
+    code = "import repvit_sam_jax, sys; print('jax' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False False"
+
+
+def test_everything_promised_is_there():
+    import repvit_sam_jax
+
+    for name in repvit_sam_jax.__all__:
+        assert getattr(repvit_sam_jax, name) is not None
+    assert set(repvit_sam_jax.__all__) <= set(dir(repvit_sam_jax))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = repvit_sam_jax.nonsense

@@ -1,0 +1,98 @@
+"""The real TPU compiler takes the models, on a machine without a TPU."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+LIBTPU = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
+
+pytestmark = pytest.mark.tpu_aot
+
+
+def compile_for_tpu(program: str) -> dict:
+    """Run a program that prints JSON, with libtpu at hand; it gets `devices` of a v5e 2x4 slice."""
+    if not LIBTPU.exists():
+        pytest.skip("libtpu is published for Linux on x86-64 only")
+    head = textwrap.dedent(
+        """
+        import functools, json
+        import jax, jax.numpy as jnp, numpy as np
+        from jax.experimental import topologies
+        from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+        from repvit_sam_jax import Prompts, Sam, split_batch_stats
+
+        devices = topologies.get_topology_desc("v5e:2x4", platform="tpu").devices
+        mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
+        batch, whole = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+
+        def struct(tree, sharding):
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+        def shaped(shape, dtype=np.float32):
+            return jax.ShapeDtypeStruct(shape, dtype, sharding=batch)
+        """
+    )
+    # The topology comes from the library; no TPU is looked for.
+    flags = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_LIBRARY_PATH": str(LIBTPU)}
+    done = subprocess.run(
+        [sys.executable, "-c", head + textwrap.dedent(program)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **flags},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_encode_and_decode_on_a_slice():
+    """RepViT-SAM in bfloat16, sixteen images over eight chips, in a small part of a chip's 16 GB."""
+    found = compile_for_tpu(
+        """
+        model = Sam.from_preset("repvit_sam", dtype="bfloat16")
+        params = struct(model.abstract_params(), whole)
+        encode = jax.jit(model.encode).lower(params, shaped((16, 1024, 1024, 3))).compile()
+        prompts = Prompts(shaped((16, 4, 2, 2)), shaped((16, 4, 2), np.int32), shaped((16, 4, 2), bool))
+        decode = jax.jit(model.decode).lower(params, shaped((16, 64, 64, 256)), prompts).compile()
+        text = encode.as_text()
+        print(json.dumps({
+            "encode": encode.memory_analysis().temp_size_in_bytes,
+            "decode": decode.memory_analysis().temp_size_in_bytes,
+            "bfloat16": "bf16[" in text,
+            "collectives": "all-reduce" in text or "all-gather" in text,
+        }))
+        """
+    )
+    print(found)
+    assert found["bfloat16"]
+    assert not found["collectives"]  # images are independent
+    assert found["encode"] < 4e9
+    assert found["decode"] < 4e9
+
+
+def test_training_step_on_a_slice():
+    """Gradients of the training form; BatchNorm statistics are reduced over all chips."""
+    found = compile_for_tpu(
+        """
+        model = Sam.from_preset("repvit_sam_m0_9", form="train", dtype="bfloat16")
+        trained, stats = split_batch_stats(model.abstract_params())
+
+        def loss(trained, stats, images, target):
+            embeddings, stats = model.encode_train({**trained, "batch_stats": stats}, images)
+            return jnp.square(embeddings - target).mean(), stats
+
+        arguments = struct(trained, whole), struct(stats, whole), shaped((8, 1024, 1024, 3)), shaped((8, 64, 64, 256))
+        compiled = jax.jit(jax.grad(loss, has_aux=True)).lower(*arguments).compile()
+        temp = compiled.memory_analysis().temp_size_in_bytes
+        print(json.dumps({"temp": temp, "reduced": "all-reduce" in compiled.as_text()}))
+        """
+    )
+    print(found)
+    assert found["reduced"]
+    assert found["temp"] < 16e9
