@@ -128,7 +128,7 @@ class Report:
         if self.noise is not None:
             lines.append(
                 f"For scale: here PyTorch's own embedding differs by {self.noise:.1e} between float32 and float64. "
-                "Where that is near the tolerance, the weights amplify rounding (random ones may): a failure says little."
+                "Where that is near the tolerance, the weights amplify rounding, as random ones may."
             )
         return "\n".join(lines)
 

@@ -153,7 +153,8 @@ def _read_masks(mask_input: Any, side: int) -> tuple[list[np.ndarray] | None, bo
         masks = _numeric(mask_input, "mask_input").astype(np.float32)
     if masks.ndim not in (3, 4) or masks.shape[-3:] != (1, side, side) or not masks.size:
         raise ValueError(
-            f"mask_input must be low-res logits, [1, {side}, {side}] or [P, 1, {side}, {side}], got {masks.shape}"
+            "mask_input must hold low-res logits of "
+            f"shape [1, {side}, {side}] or [P, 1, {side}, {side}], got {masks.shape}"
         )
     if not np.isfinite(masks).all():
         raise ValueError("mask_input has NaN or infinite values")

@@ -483,7 +483,7 @@ def test_load_lists_all_that_is_wrong(rewrite):
         return {**arrays, "extra": np.zeros(2, np.float32)}
 
     path = rewrite(edit)
-    with pytest.raises(CheckpointError, match=r"variant\.safetensors \(tiny, train form\): 4 problem\(s\)") as caught:
+    with pytest.raises(CheckpointError, match=r"variant\.safetensors \(tiny, deploy form\): 4 problem\(s\)") as caught:
         load(path)
     first, second, third = edit.names
     for line in (
