@@ -17,7 +17,7 @@ from .helpers import GOLDEN, relative_rms, sample
 
 pytestmark = pytest.mark.torch
 
-ENCODER, DECODER, FLIPS = 5e-5, 1e-5, 1e-5
+ENCODER, FLIPS = 5e-5, 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,10 @@ def compare_with_golden(converted, form: str, height: int, width: int) -> None:
                 assert name == "points_mask/single"
                 continue
             logits, iou, low_res = predictor.predict(**prompt, multimask_output=kind == "multi", return_logits=True)
-            # The embedding is our own here, so the encoder's bound applies.
+            # The embedding is our own here, not an identical one, so the encoder's bound applies to all of them.
             check(f"{name}/low_res", relative_rms(sample(low_res), golden[f"{name}/low_res"]), ENCODER)
             check(f"{name}/logits", relative_rms(sample(logits), golden[f"{name}/logits"]), ENCODER)
-            check(f"{name}/iou", float(np.abs(iou - golden[f"{name}/iou"]).max()), DECODER)
+            check(f"{name}/iou", float(np.abs(iou - golden[f"{name}/iou"]).max()), ENCODER)
             flips += int(((sample(logits) > 0) != (golden[f"{name}/logits"] > 0)).sum())
             compared += 4096
     print(f"  flipped pixels               {flips} of {compared} sampled  (bound {FLIPS:.0e})")
