@@ -30,7 +30,8 @@ def converted():
     return config, {"train": params, "deploy": reparam.fuse(params)}
 
 
-def compare_with_golden(converted, form: str, height: int, width: int) -> None:
+def compare_with_golden(converted, form: str, height: int, width: int) -> tuple[int, int]:
+    """Check all stages; returns the numbers of flipped and of sampled mask pixels."""
     config, forms = converted
     model = Sam(config, form)
     golden = np.load(GOLDEN / f"repvit_seed0_{height}x{width}.npz")
@@ -82,32 +83,44 @@ def compare_with_golden(converted, form: str, height: int, width: int) -> None:
             check(f"{name}/low_res", relative_rms(sample(low_res), golden[f"{name}/low_res"]), ENCODER)
             check(f"{name}/logits", relative_rms(sample(logits), golden[f"{name}/logits"]), ENCODER)
             check(f"{name}/iou", float(np.abs(iou - golden[f"{name}/iou"]).max()), ENCODER)
-            flips += int(((sample(logits) > 0) != (golden[f"{name}/logits"] > 0)).sum())
-            compared += 4096
-    print(f"  flipped pixels               {flips} of {compared} sampled  (bound {FLIPS:.0e})")
-    assert flips <= FLIPS * compared
+            official = golden[f"{name}/logits"]
+            flipped = (sample(logits) > 0) != (official > 0)
+            # Only a logit that is zero within the tolerance may change sides.
+            assert (np.abs(official[flipped]) <= 2 * ENCODER * official.std()).all(), name
+            flips += int(flipped.sum())
+            compared += len(flipped)
+    print(f"  flipped pixels               {flips} of {compared} sampled")
+    return flips, compared
 
 
 def test_deploy_form(converted):
-    compare_with_golden(converted, "deploy", 600, 900)
+    flips, _ = compare_with_golden(converted, "deploy", 600, 900)
+    assert flips == 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("height", "width"), [(768, 1024), (1500, 2250)])
-@pytest.mark.parametrize("form", ["train", "deploy"])
-def test_every_image_in_both_forms(converted, form, height, width):
-    compare_with_golden(converted, form, height, width)
+def test_every_image_in_both_forms(converted):
+    """The flipped pixels are counted over all of them: a single image's samples can't resolve a share of 1e-5."""
+    counts = [
+        compare_with_golden(converted, form, height, width)
+        for form in ("train", "deploy")
+        for height, width in ((600, 900), (768, 1024), (1500, 2250))
+    ]
+    flips, compared = np.sum(counts, axis=0)
+    print(f"\nflipped pixels: {flips} of {compared} sampled (bound {FLIPS:.0e})")
+    assert flips <= FLIPS * compared
 
 
 @pytest.mark.slow
-def test_full_size_parity_with_the_twin(tmp_path):
-    """What `python -m convert parity` reports for the published architecture, on synthetic weights."""
+@pytest.mark.parametrize("size", [(768, 1024), (1500, 2250)])
+def test_full_size_parity_with_the_twin(tmp_path, size):
+    """What `python -m convert parity` reports for the published architecture: here every pixel is compared."""
     from convert.parity import parity
     from convert.synthetic import write
     from repvit_sam_jax import PRESETS
 
     write(tmp_path / "repvit_sam.pt", PRESETS["repvit_sam"])
-    report = parity(tmp_path / "repvit_sam.pt")
+    report = parity(tmp_path / "repvit_sam.pt", synthetic_image(*size))
     print(report.to_text())
     assert report.passed
 
