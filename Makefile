@@ -17,7 +17,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[convert]' --group dev
 	# Beside the environment and not in it: with libtpu installed, every start of JAX would look for a TPU.
-	-test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --upgrade --no-deps --target .venv/libtpu libtpu
+	test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --upgrade --no-deps \
+		--constraint constraints.txt --target .venv/libtpu libtpu
 	@touch $@
 
 demo: $(READY)

@@ -83,7 +83,7 @@ def _checkpoint(weights: Path, out: Path, preset: str) -> tuple[Path, bool]:
     try:
         print(f"SHA-256 {download(published)} (computed; its publisher states none)")
         return published, False
-    except DownloadError as error:
+    except (DownloadError, OSError) as error:
         print(
             f"{error}\n\nGoing on with RANDOM weights in the published format: the steps are real, the masks are not."
         )
@@ -100,4 +100,7 @@ def _photo() -> tuple[np.ndarray, list[list[float]], list[float]]:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    try:
+        sys.exit(0 if main() else 1)
+    except (ValueError, OSError) as failure:
+        sys.exit(f"error: {failure}")

@@ -15,7 +15,7 @@ import repvit_sam_jax
 from repvit_sam_jax import checkpoint
 from repvit_sam_jax.checkpoint import CheckpointError, Metadata
 from repvit_sam_jax.config import FORMS, Form, get_config
-from repvit_sam_jax.reparam import fuse
+from repvit_sam_jax.reparam import ReparamError, fuse
 from repvit_sam_jax.sam import Params
 
 from . import mapping
@@ -95,7 +95,10 @@ def convert_state_dict(
     if form == "train" and found_form == "deploy":
         raise CheckpointError("the checkpoint is fused: its BatchNorms can't be had back; use --form deploy")
     if form == "deploy" and found_form == "train":
-        params, found_form = fuse(params), "deploy"
+        try:
+            params, found_form = fuse(params), "deploy"
+        except ReparamError as error:
+            raise CheckpointError(f"it can't be fused: {error}") from error
     config = get_config(config.name, image_size)
     return params, Metadata(config, found_form, converter=f"repvit_sam_jax {repvit_sam_jax.__version__}")
 
@@ -123,11 +126,12 @@ def from_torch(
     Raises:
       FileNotFoundError: there is no such file.
       CheckpointError: the file is no checkpoint, or not of a known model; all offending keys are listed.
+      ValueError: an unknown form, a bad image size, or a target that does not end in .safetensors.
     """
     if form not in (None, *FORMS):
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if source.resolve() == target.resolve():
-        raise ValueError(f"{source} can't be source and target at once")
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target}: the target is a .safetensors file")
     state = read_state_dict(source)
     try:
         params, metadata = convert_state_dict(state, preset=preset, form=form, image_size=image_size)

@@ -81,7 +81,9 @@ def _distance(state: Mapping[str, np.ndarray], config: SamConfig, form: Form) ->
 
 def _foreign_family(state: Mapping[str, np.ndarray]) -> str | None:
     """The name of the model that the keys belong to, where it is none of ours."""
-    if any(torch_to_jax(key) and key.startswith("image_encoder.") for key in state):
+    # The neck does not count: every SAM-like encoder has it.
+    encoder = [key for key in state if key.startswith("image_encoder.") and not key.startswith("image_encoder.neck.")]
+    if any(torch_to_jax(key) for key in encoder):
         return None
     signs = {
         "image_encoder.blocks.": "a SAM ViT (ViT-B, ViT-L or ViT-H)",
@@ -104,7 +106,16 @@ def to_params(state: Mapping[str, np.ndarray], config: SamConfig, form: Form) ->
     """
     entries = state_dict_entries(config, form)
     checkpoint.check(state, entries, f"state dict of {config.name} ({form} form)")
-    return checkpoint.unflatten({entry.path: entry.layout.to_jax(state[key]) for key, entry in entries.items()})
+    flat, problems = {}, []
+    for key, entry in entries.items():
+        try:
+            flat[entry.path] = entry.layout.to_jax(state[key])
+        except ValueError as error:
+            problems.append(f"{key}: {error}")
+    if problems:
+        listing = "\n  ".join(problems)
+        raise CheckpointError(f"state dict of {config.name} ({form} form): {len(problems)} problem(s)\n  {listing}")
+    return checkpoint.unflatten(flat)
 
 
 def to_state(params: Params, config: SamConfig, form: Form) -> dict[str, np.ndarray]:

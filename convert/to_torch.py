@@ -41,9 +41,10 @@ def to_torch(source: Path, target: Path, *, form: Form | None = None) -> Form:
     Raises:
       FileNotFoundError: there is no such file.
       CheckpointError: it is damaged or foreign, or a deploy-form file can't give the training form.
+      ValueError: an unknown form, or a target that does not end in .pt or .pth.
     """
-    if source.resolve() == target.resolve():
-        raise ValueError(f"{source} can't be source and target at once")
+    if target.suffix not in (".pt", ".pth"):
+        raise ValueError(f"{target}: the target is a .pt or .pth file")
     config, written, params = read_params(source, form)
     state = to_state_dict(params, Sam(config, written))
     checkpoint.write_atomically(target, lambda temporary: torch.save(state, temporary))

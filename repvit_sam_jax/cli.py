@@ -43,6 +43,8 @@ def segment(
     points = [_numbers(text, "--point", (2, 3)) for text in point]
     coords, labels = [p[:2] for p in points], [p[2] if len(p) == 3 else 1.0 for p in points]
     corners = None if box is None else _numbers(box, "--box", (4,))
+    if any(label not in (0, 1) for label in labels):
+        raise ValueError("labels of --point are 1 (foreground) or 0 (background)")
     if not points and corners is None:
         raise ValueError("nothing to segment: give --point or --box")
     for path in filter(None, (out, overlay)):

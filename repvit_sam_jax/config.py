@@ -81,8 +81,6 @@ class SamConfig:
     mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
     image_size: int = 1024
     """Side S of the square that images are resized and padded to, in pixels."""
-    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     mask_threshold: float = 0.0
 
     def __post_init__(self) -> None:

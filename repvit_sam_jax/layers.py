@@ -1,7 +1,7 @@
 """The layers that several modules share. Activations are channels-last; kernels end in the output channel.
 
-Every layer takes a compute `dtype`. Matrix products accumulate in float32 whatever it is; normalisation and
-squeeze-excite means are computed in float32, because half-precision statistics are what breaks SAM decoders.
+Every layer takes a compute `dtype`. Matrix products accumulate in float32 whatever it is; normalisation, GELU and
+squeeze-excite are computed in float32, because half-precision statistics are what breaks SAM decoders.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Linear(nnx.Module):
     """
 
     def __init__(self, din: int, dout: int, *, dtype: jnp.dtype, rngs: Keys):
-        self.kernel = nnx.Param(_linear_init(rngs.params(), (din, dout)))
-        self.bias = nnx.Param(jnp.zeros(dout))
+        self.kernel = nnx.Param(_linear_init(rngs.params(), (din, dout), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(dout, jnp.float32))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*batch din"]) -> Float[Array, "*batch dout"]:
@@ -81,15 +81,16 @@ def _depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _depthwise_shifts(x: Array, kernel: Array, stride: int) -> Array:
-    """Nine shifted multiply-adds. XLA:CPU's grouped convolution is some fifty times slower than this."""
+    """Nine shifted multiply-adds, in float32. XLA:CPU's grouped convolution is some fifty times slower than this."""
     h, w = (-(-n // stride) for n in x.shape[1:3])
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    kernel = kernel.astype(jnp.float32)
     windows = [
         padded[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride] * kernel[i, j]
         for i in range(3)
         for j in range(3)
     ]
-    return functools.reduce(jnp.add, windows)
+    return functools.reduce(jnp.add, windows).astype(x.dtype)
 
 
 def depthwise_conv3x3(
@@ -122,9 +123,9 @@ class Conv(nnx.Module):
         self, kind: ConvKind, cin: int, cout: int, *, stride: int = 1, use_bias: bool, dtype: jnp.dtype, rngs: Keys
     ):
         shapes = {"dense3x3": (3, 3, cin, cout), "depthwise3x3": (3, 3, 1, cin), "pointwise": (cin, cout)}
-        kernel = _conv_init(rngs.params(), shapes[kind])
+        kernel = _conv_init(rngs.params(), shapes[kind], jnp.float32)
         self.kernel = nnx.Param(kernel[:, :, 0] if kind == "depthwise3x3" else kernel)
-        self.bias = nnx.Param(jnp.zeros(cout)) if use_bias else nnx.data(None)
+        self.bias = nnx.Param(jnp.zeros(cout, jnp.float32)) if use_bias else nnx.data(None)
         self.kind, self.stride, self.dtype = kind, stride, dtype
 
     def __call__(self, x: Float[Array, "b h w cin"]) -> Float[Array, "b h2 w2 cout"]:
@@ -136,7 +137,7 @@ class Conv(nnx.Module):
         else:
             y = depthwise_conv3x3(x, kernel, self.stride)
         if self.bias is not None:
-            y = y + self.bias[...].astype(y.dtype)
+            y = y.astype(jnp.float32) + self.bias[...]
         return y.astype(self.dtype)
 
 
@@ -171,10 +172,10 @@ class BatchNorm(nnx.Module):
     momentum = 0.1  # PyTorch's: the weight of the new value
 
     def __init__(self, channels: int, *, scale_init: float = 1.0, dtype: jnp.dtype):
-        self.scale = nnx.Param(jnp.full(channels, scale_init))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.mean = nnx.BatchStat(jnp.zeros(channels))
-        self.var = nnx.BatchStat(jnp.ones(channels))
+        self.scale = nnx.Param(jnp.full(channels, scale_init, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(channels, jnp.float32))
+        self.var = nnx.BatchStat(jnp.ones(channels, jnp.float32))
         self.count = BatchCount(jnp.zeros((), jnp.int32))
         self.dtype = dtype
 

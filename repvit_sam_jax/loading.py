@@ -14,7 +14,7 @@ import jax
 from . import checkpoint
 from .checkpoint import CheckpointError
 from .config import FORMS, Form, SamConfig
-from .reparam import fuse
+from .reparam import ReparamError, fuse
 from .sam import Params, Sam
 
 
@@ -28,7 +28,8 @@ def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[SamC
     Raises:
       FileNotFoundError: there is no such file.
       CheckpointError: a damaged or foreign file, weights that do not fit the model that the file names (all of them
-        are listed), or a deploy-form file where the training form was asked for.
+        are listed) or can't be fused, or a deploy-form file where the training form was asked for.
+      ValueError: an unknown form.
     """
     if form not in (None, *FORMS):
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
@@ -43,7 +44,10 @@ def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[SamC
     if form == "train" and stored == "deploy":
         raise CheckpointError(f"{path} is in deploy form: its BatchNorms are folded and can't be had back")
     if form == "deploy" and stored == "train":
-        return config, form, fuse(params)
+        try:
+            return config, form, fuse(params)
+        except ReparamError as error:
+            raise CheckpointError(f"{path} can't be fused: {error}") from error
     return config, stored, params
 
 
@@ -69,8 +73,11 @@ def load(
       FileNotFoundError: there is no such file.
       CheckpointError: a PyTorch file, a damaged or foreign file, weights that do not fit the model that the
         file names (all of them are listed), or a deploy-form file where the training form was asked for.
+      ValueError: an unknown form or dtype, or an image size that is no multiple of 16.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
     if path.suffix in (".pt", ".pth", ".bin"):
         # In a checkout the converter lies beside the library, in an installed wheel inside it.
         home = "repvit_sam_jax.convert" if importlib.util.find_spec("repvit_sam_jax.convert") else "convert"

@@ -25,8 +25,10 @@ class PatchExpand(nnx.Module):
 
     def __init__(self, cin: int, cout: int, *, dtype: jnp.dtype, rngs: Keys):
         scale = 1 / math.sqrt(cin)
-        self.kernel = nnx.Param(scale * jax.random.truncated_normal(rngs.params(), -2, 2, (cin, 2, 2, cout)))
-        self.bias = nnx.Param(jnp.zeros(cout))
+        self.kernel = nnx.Param(
+            scale * jax.random.truncated_normal(rngs.params(), -2, 2, (cin, 2, 2, cout), jnp.float32)
+        )
+        self.bias = nnx.Param(jnp.zeros(cout, jnp.float32))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*batch cin"]) -> Float[Array, "*batch 2 2 cout"]:
@@ -54,8 +56,8 @@ class MaskDecoder(nnx.Module):
     def __init__(self, config: MaskDecoderConfig, *, dtype: jnp.dtype, rngs: Keys):
         dim, count = config.embed_dim, config.num_mask_tokens
         normal = nnx.initializers.normal(1.0)
-        self.iou_token = nnx.Param(normal(rngs.params(), (1, dim)))
-        self.mask_tokens = nnx.Param(normal(rngs.params(), (count, dim)))
+        self.iou_token = nnx.Param(normal(rngs.params(), (1, dim), jnp.float32))
+        self.mask_tokens = nnx.Param(normal(rngs.params(), (count, dim), jnp.float32))
         self.transformer = TwoWayTransformer(config, dtype=dtype, rngs=rngs)
         self.output_upscaling = OutputUpscaling(dim, dtype=dtype, rngs=rngs)
         widths = (dim, dim, dim, dim // 8)

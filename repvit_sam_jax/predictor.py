@@ -176,6 +176,8 @@ class SamPredictor:
 
         Returns:
           masks [C, H, W], predicted IoUs [C] and low-res logits [C, S/4, S/4]; for many prompts with a leading P.
+          A box of shape [1, 4] is one prompt, as in SAM; for a leading axis whatever their number, give boxes with
+          `point_coords=[[]] * P, point_labels=[[]] * P`.
 
         Raises:
           RuntimeError: no image is set, or several are.

@@ -30,7 +30,7 @@ class Prompts:
     Attributes:
       point_coords: float [B, P, N, 2], (x, y).
       point_labels: int [B, P, N]: 1 foreground, 0 background, -1 SAM's not-a-point, 2 and 3 a box's top-left and
-        bottom-right corner.
+        bottom-right corner. Under `jit` nobody can look at them, so other values are not detected.
       point_valid: bool [B, P, N]; False is padding that changes nothing, whatever its coordinates and label.
       boxes: float [B, P, 4], XYXY, or None. The same as two more points with labels 2 and 3.
       masks: float [B, P, S/4, S/4], logits of an earlier prediction, or None.
@@ -49,7 +49,7 @@ class RandomPositionEncoding(nnx.Module):
     """Fourier features of coordinates in [0, 1] (arXiv 2006.10739). Float32 always: bfloat16 is 2% off."""
 
     def __init__(self, features: int, *, rngs: Keys):
-        self.gaussian_matrix = nnx.Param(jax.random.normal(rngs.params(), (2, features)))
+        self.gaussian_matrix = nnx.Param(jax.random.normal(rngs.params(), (2, features), jnp.float32))
 
     def __call__(self, coords: Float[Array, "*batch 2"]) -> Float[Array, "*batch c"]:
         # A buffer in PyTorch: no gradient reaches it.
@@ -69,8 +69,10 @@ class PatchLinear(nnx.Module):
 
     def __init__(self, cin: int, cout: int, *, dtype: jnp.dtype, rngs: Keys):
         scale = 1 / math.sqrt(4 * cin)
-        self.kernel = nnx.Param(scale * jax.random.truncated_normal(rngs.params(), -2, 2, (2, 2, cin, cout)))
-        self.bias = nnx.Param(jnp.zeros(cout))
+        self.kernel = nnx.Param(
+            scale * jax.random.truncated_normal(rngs.params(), -2, 2, (2, 2, cin, cout), jnp.float32)
+        )
+        self.bias = nnx.Param(jnp.zeros(cout, jnp.float32))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*batch h w cin"]) -> Float[Array, "*batch h2 w2 cout"]:
@@ -104,17 +106,20 @@ class PromptEncoder(nnx.Module):
         dim = config.embed_dim
         normal = nnx.initializers.normal(1.0)
         self.position = RandomPositionEncoding(dim // 2, rngs=rngs)
-        self.point_embeddings = nnx.Dict({str(i): nnx.Param(normal(rngs.params(), (dim,))) for i in range(4)})
-        self.not_a_point = nnx.Param(normal(rngs.params(), (dim,)))
-        self.no_mask = nnx.Param(normal(rngs.params(), (dim,)))
+        self.point_embeddings = nnx.Dict(
+            {str(i): nnx.Param(normal(rngs.params(), (dim,), jnp.float32)) for i in range(4)}
+        )
+        self.not_a_point = nnx.Param(normal(rngs.params(), (dim,), jnp.float32))
+        self.no_mask = nnx.Param(normal(rngs.params(), (dim,), jnp.float32))
         self.mask_downscaling = MaskDownscaling(config.mask_in_channels, dim, dtype=dtype, rngs=rngs)
 
     def sparse(self, prompts: Prompts, image_size: int) -> tuple[Float[Array, "b p t c"], Bool[Array, "b p t"]]:
         """Tokens of the points, of the box corners or else the not-a-point token, and which of them count."""
-        coords, labels, valid = map(jnp.asarray, (prompts.point_coords, prompts.point_labels, prompts.point_valid))
+        coords = jnp.asarray(prompts.point_coords, jnp.float32)
+        labels, valid = jnp.asarray(prompts.point_labels, jnp.int32), jnp.asarray(prompts.point_valid)
         b, p = coords.shape[:2]
         if prompts.boxes is not None:
-            extra_coords = prompts.boxes.reshape(b, p, 2, 2).astype(coords.dtype)
+            extra_coords = jnp.asarray(prompts.boxes, jnp.float32).reshape(b, p, 2, 2)
             extra_labels = jnp.broadcast_to(jnp.array([TOP_LEFT, BOTTOM_RIGHT], labels.dtype), (b, p, 2))
             extra_valid = jnp.ones((b, p, 2), bool)
         else:
@@ -128,7 +133,7 @@ class PromptEncoder(nnx.Module):
 
         # Coordinates of tokens without a place may be anything, NaN included; keep them out of the arithmetic.
         placed = valid & (labels != NOT_A_POINT)
-        coords = jnp.where(placed[..., None], coords.astype(jnp.float32), 0.0)
+        coords = jnp.where(placed[..., None], coords, 0.0)
         position = jnp.where(placed[..., None], self.position((coords + 0.5) / image_size), 0.0)
         kinds = jnp.stack([self.not_a_point[...], *(self.point_embeddings[str(i)][...] for i in range(4))])
         return position + kinds[labels + 1], valid

@@ -112,7 +112,7 @@ def _read_points(point_coords: Any, point_labels: Any) -> tuple[list[tuple[np.nd
     if point_labels is None:
         raise ValueError("point_labels must be given with point_coords: 1 foreground, 0 background")
     try:
-        many = np.ndim(point_coords[0]) == 2 if len(point_coords) else np.ndim(point_coords) == 3
+        many = _holds_many(point_coords)
         coord_sets, label_sets = (point_coords, list(point_labels)) if many else ([point_coords], [point_labels])
     except (TypeError, ValueError, LookupError) as error:
         raise ValueError(
@@ -135,6 +135,14 @@ def _read_points(point_coords: Any, point_labels: Any) -> tuple[list[tuple[np.nd
             )
         points.append((coords, labels))
     return points, many
+
+
+def _holds_many(point_coords: Any) -> bool:
+    """Whether these are the points of several prompts, some of which may have none."""
+    if isinstance(point_coords, np.ndarray):
+        return point_coords.ndim == 3 or (point_coords.ndim == 2 and len(point_coords) > 0 and not point_coords.size)
+    depths = [np.ndim(coords) if len(coords) else None for coords in point_coords]
+    return 2 in depths or (len(depths) > 0 and set(depths) == {None})
 
 
 def _read_boxes(box: Any) -> tuple[list[np.ndarray] | None, bool]:

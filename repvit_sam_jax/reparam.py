@@ -31,7 +31,8 @@ def fuse(params: Mapping[str, Any]) -> dict[str, Any]:
       A nested dict without `batch_stats`; fused leaves are new float32 arrays, all others are the same objects.
 
     Raises:
-      ReparamError: there are no statistics, a BatchNorm would be left over, or a key is unknown.
+      ReparamError: there are no statistics, a BatchNorm or statistics would be left over, a BatchNorm has unknown
+        neighbours, a running variance is negative, or the result does not fit into float32.
     """
     if "batch_stats" not in params:
         raise ReparamError("these params have no batch_stats: they are in deploy form already, or incomplete")
@@ -46,9 +47,9 @@ def _fuse_node(node: Any, stats: Any, path: str) -> Any:
         return node
     keys = set(node)
     if keys == {"conv3x3", "conv1x1", "bn"}:
-        return _to_leaves(*_repvgg_dw(node, stats, path))
+        return _to_leaves(*_repvgg_dw(node, stats, path), path)
     if keys == {"conv", "bn"}:
-        return _to_leaves(*_conv_bn(node, stats, path))
+        return _to_leaves(*_conv_bn(node, stats, path), path)
     if "bn" in keys:
         raise ReparamError(f"{path} holds a BatchNorm that nothing here folds: its keys are {sorted(keys)}")
     stray = set(stats or {}) - keys
@@ -90,9 +91,14 @@ def _affine(bn: Mapping[str, Any], stats: Mapping[str, Any], path: str) -> tuple
     weight, bias, mean, var = (
         np.asarray(a, np.float64) for a in (bn["scale"], bn["bias"], stats["mean"], stats["var"])
     )
+    if not (var >= 0).all():
+        raise ReparamError(f"{path} has a negative or NaN running variance")
     scale = weight / np.sqrt(var + EPSILON)
     return scale, bias - mean * scale
 
 
-def _to_leaves(kernel: np.ndarray, bias: np.ndarray) -> dict[str, Any]:
+def _to_leaves(kernel: np.ndarray, bias: np.ndarray, path: str) -> dict[str, Any]:
+    for values in (kernel, bias):
+        if not (np.abs(values) <= np.finfo(np.float32).max).all():
+            raise ReparamError(f"{path}: the fused weights are NaN or too large for float32")
     return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}

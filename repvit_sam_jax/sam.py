@@ -1,8 +1,12 @@
 """The composition: `Sam` is a frozen, hashable description of a segmenter, and its parameters are a plain nested dict.
 
     model, params = repvit_sam_jax.load("repvit_sam.safetensors")
-    embeddings = jax.jit(model.encode)(params, images)
-    low_res_masks, iou_predictions = jax.jit(model.decode)(params, embeddings, prompts)
+    encode, decode = jax.jit(model.encode), jax.jit(model.decode)  # once: a second jax.jit(model.encode) compiles anew
+    embeddings = encode(params, images)
+    low_res_masks, iou_predictions = decode(params, embeddings, prompts)
+
+`jax.jit(Sam.encode, static_argnums=0)` is one function for all models. On a mesh, axes are those of automatic sharding:
+`jax.make_mesh(..., axis_types=(AxisType.Auto,))`.
 
 `params` has the keys `image_encoder`, `prompt_encoder` and `mask_decoder`; in the training form also `batch_stats`,
 the running statistics of BatchNorm, which are state and no parameters. `split_batch_stats` takes them apart.
@@ -89,11 +93,14 @@ class Sam:
         dtype: Literal["float32", "bfloat16"] = "float32",
         image_size: int | None = None,
     ) -> Sam:
-        """The model of a preset, such as `repvit_sam`; see `config.PRESETS`."""
+        """The model of a preset, such as `repvit_sam`; see `config.PRESETS`. Raises ValueError for unknown values."""
         return cls(get_config(name, image_size), form, dtype)
 
     def init(self, key: PRNGKeyArray) -> Params:
-        """Random parameters, for training from scratch. `jax.eval_shape(model.init, key)` gives shapes alone."""
+        """Random float32 parameters, for training from scratch (training form) or for tests (deploy form).
+
+        `jax.eval_shape(model.init, key)` gives shapes alone.
+        """
         modules = _Modules(self.config, form=self.form, dtype=self.dtype, rngs=Keys(key))
         return _to_params(modules)
 
@@ -102,9 +109,13 @@ class Sam:
         return jax.tree.map(lambda leaf: leaf, _abstract(self)[1])
 
     @overload
-    def encode(self, params: Params, images: Array, *, return_stages: Literal[False] = False) -> Array: ...
+    def encode(
+        self, params: Params, images: Float[Array, "b s s 3"], *, return_stages: Literal[False] = False
+    ) -> Float[Array, "b s16 s16 c"]: ...
     @overload
-    def encode(self, params: Params, images: Array, *, return_stages: Literal[True]) -> tuple[Array, Stages]: ...
+    def encode(
+        self, params: Params, images: Float[Array, "b s s 3"], *, return_stages: Literal[True]
+    ) -> tuple[Float[Array, "b s16 s16 c"], Stages]: ...
     def encode(self, params, images, *, return_stages=False):
         """Image embeddings.
 
@@ -118,7 +129,7 @@ class Sam:
           float32 [B, S/16, S/16, C], with C = 256 for the published models. SAM's `image_encoder`, channels last.
 
         Raises:
-          ValueError: the images have another shape.
+          ValueError: the images have another shape, or the params are of the other form.
         """
         self._check_images(images)
         stages: Stages | None = {} if return_stages else None
@@ -144,22 +155,22 @@ class Sam:
     def decode(
         self,
         params: Params,
-        embeddings: Array,
+        embeddings: Float[Array, "b s16 s16 c"],
         prompts: Prompts,
         multimask_output: bool = True,
         *,
         return_stages: Literal[False] = False,
-    ) -> tuple[Array, Array]: ...
+    ) -> tuple[Float[Array, "b p m s4 s4"], Float[Array, "b p m"]]: ...
     @overload
     def decode(
         self,
         params: Params,
-        embeddings: Array,
+        embeddings: Float[Array, "b s16 s16 c"],
         prompts: Prompts,
         multimask_output: bool = True,
         *,
         return_stages: Literal[True],
-    ) -> tuple[Array, Array, Stages]: ...
+    ) -> tuple[Float[Array, "b p m s4 s4"], Float[Array, "b p m"], Stages]: ...
     def decode(self, params, embeddings, prompts, multimask_output=True, *, return_stages=False):
         """Masks for P prompts on each of B images.
 
@@ -167,16 +178,20 @@ class Sam:
           params: as `load` or `init` gives them.
           embeddings: [B, S/16, S/16, C] from `encode`.
           prompts: [B, P, ...], coordinates in the resized S-frame.
-          multimask_output: three masks a prompt (whole, part, subpart) if true, else one.
-          return_stages: also return the dict of named intermediate activations.
+          multimask_output: three masks a prompt (whole, part, subpart) if true, else one. A Python bool: under `jit` it
+            is static, `jax.jit(model.decode, static_argnames=("multimask_output", "return_stages"))`.
+          return_stages: also return the dict of named intermediate activations; static likewise.
 
         Returns:
           `low_res_masks`, float32 logits [B, P, M, S/4, S/4] (a mask is where they exceed 0), and
           `iou_predictions`, float32 [B, P, M]; M is 3 or 1.
 
         Raises:
-          ValueError: shapes that do not fit the model or each other.
+          ValueError: shapes or dtypes that do not fit the model or each other, or params of the other form.
+          TypeError: `multimask_output` is traced.
         """
+        if isinstance(multimask_output, jax.core.Tracer):
+            raise TypeError('multimask_output is traced; make it static: static_argnames=("multimask_output",)')
         self._check_prompts(embeddings, prompts)
         modules = self._merge(params)
         stages: Stages | None = {} if return_stages else None
@@ -228,6 +243,10 @@ class Sam:
             value = getattr(prompts, name)
             if value is not None and value.shape != shape:
                 raise ValueError(f"{name} must have shape {shape} beside point_coords {coords}, got {value.shape}")
+        if not jnp.issubdtype(prompts.point_labels.dtype, jnp.integer):
+            raise ValueError(f"point_labels must be integers, got {prompts.point_labels.dtype}")
+        if prompts.point_valid.dtype != bool:
+            raise ValueError(f"point_valid must be boolean, got {prompts.point_valid.dtype}")
 
 
 def _to_params(modules: _Modules) -> Params:

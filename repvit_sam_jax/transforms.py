@@ -108,9 +108,9 @@ def preprocess(images: np.ndarray | Sequence[np.ndarray], image_size: int) -> Fl
       float32 [B, S, S, 3], resized, normalised and zero-padded; B is 1 for a single image.
 
     Raises:
-      ValueError: an image is no uint8 RGB array.
+      ValueError: an image is no uint8 RGB array, or too narrow to be scaled.
     """
-    if isinstance(images, np.ndarray) and images.ndim < 4:
+    if not isinstance(images, Sequence) and np.ndim(images) < 4:
         images = [images]
     if not len(images):
         raise ValueError("no images were given")

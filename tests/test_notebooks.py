@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from repvit_sam_jax import checkpoint
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 pytestmark = pytest.mark.torch
@@ -15,13 +17,21 @@ def test_there_are_notebooks():
     assert [path.stem for path in NOTEBOOKS] == ["predictor"]
 
 
+@pytest.mark.parametrize("with_weights", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore")
-def test_notebook_runs(path, tmp_path, monkeypatch):
+def test_notebook_runs(path, with_weights, tiny_train, tmp_path, monkeypatch):
+    """With a converted checkpoint where the README puts it, and with random weights."""
+    if with_weights:
+        metadata = checkpoint.Metadata(tiny_train[0].config, "train")
+        checkpoint.save(tmp_path / "weights" / "repvit_sam.safetensors", tiny_train[1], metadata)
     monkeypatch.setenv("REPVIT_SAM_PRESET", "tiny")
     monkeypatch.setenv("MPLBACKEND", "agg")
     notebook = nbformat.read(path, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells), "committed without outputs"
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    printed = "".join(output.get("text", "") for output in notebook.cells[2].outputs)
+    assert ("RANDOM" in printed) != with_weights

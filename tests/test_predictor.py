@@ -161,8 +161,24 @@ def test_bgr_is_reversed(tiny, predictor_with_image, image):
 def test_low_res_logits_feed_back(predictor_with_image):
     _, iou, low_res = predictor_with_image.predict(POINTS[:1], LABELS[:1])
     best = low_res[np.argmax(iou)][None]
-    masks, _, _ = predictor_with_image.predict(POINTS, LABELS, mask_input=best, multimask_output=False)
-    assert masks.shape == (1, HEIGHT, WIDTH)
+    _, _, corrected = predictor_with_image.predict(POINTS, LABELS, mask_input=best, multimask_output=False)
+    _, _, without = predictor_with_image.predict(POINTS, LABELS, multimask_output=False)
+    assert relative_rms(corrected, without) > 1e-2
+
+
+def test_prompts_without_points_beside_boxes(predictor_with_image):
+    """Some prompts with points and some without, in any order; and a leading axis however many boxes there are."""
+    boxes = [[5, 5, 60, 50], [20, 10, 90, 70]]
+    for points in ([[], POINTS], [POINTS, []]):
+        labels = [LABELS if len(p) else [] for p in points]
+        together = predictor_with_image.predict(points, labels, boxes, return_logits=True)
+        for i in range(2):
+            given = {"point_coords": points[i], "point_labels": labels[i]} if len(points[i]) else {}
+            alone = predictor_with_image.predict(**given, box=boxes[i], return_logits=True)
+            assert relative_rms(together[0][i], alone[0]) < 2e-6
+    for count in (1, 2):
+        masks, _, _ = predictor_with_image.predict([[]] * count, [[]] * count, boxes[:count])
+        assert masks.shape == (count, 3, HEIGHT, WIDTH)
 
 
 def test_few_programs_are_compiled(tiny, monkeypatch):

@@ -1,5 +1,6 @@
 """The functional API: jit, grad, vmap, sharding, many images and prompts, exact padding."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repvit_sam_jax import Prompts, Sam, split_batch_stats
+from repvit_sam_jax import PRESETS, Prompts, Sam, split_batch_stats
 
 from .helpers import relative_rms
 
@@ -103,6 +104,10 @@ def test_padding_changes_nothing(tiny, embeddings):
             prompts.masks,
         )
         close(decode(model, params, embeddings, padded), expected)
+        more = jax.tree.map(lambda leaf: np.pad(leaf, ((0, 0), (0, 2), *(((0, 0),) * (leaf.ndim - 2)))), prompts)
+        found = decode(model, params, embeddings, more)
+        close(jax.tree.map(lambda leaf: leaf[:, :3], found), expected)
+        assert np.isfinite(found[0]).all()  # also where a prompt has nothing valid at all
 
 
 def test_not_a_point_is_no_padding(tiny, embeddings):
@@ -207,14 +212,102 @@ def test_bfloat16_masks_agree(tiny, images):
     assert np.mean(((half_masks > 0) == (masks > 0))[clear]) > 0.999
 
 
-def test_bfloat16_keeps_positions_in_float32(tiny):
-    """In bfloat16 neighbouring pixels would share one positional encoding."""
-    half = Sam(tiny[0].config, dtype="bfloat16")
+def _equations(jaxpr):
+    """All equations of a jaxpr, those of inner ones (scan, jit, branches) included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (list, tuple)) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from _equations(inner)
+
+
+def test_bfloat16_computes_in_float32_what_must_be():
+    """Softmax, norms, GELU, gates and positions see float32, sums and products accumulate in it."""
+    half = Sam(PRESETS["tiny"], dtype="bfloat16")
+    params = half.abstract_params()
+    images = jax.ShapeDtypeStruct((1, 128, 128, 3), np.float32)
+    embeddings = jax.ShapeDtypeStruct((1, 8, 8, 32), np.float32)
+    prompts = make_prompts(b=1, boxes=True, masks=True)
+    sensitive = {"exp", "erf", "rsqrt", "sqrt", "logistic", "sin", "cos", "reduce_sum", "reduce_max", "integer_pow"}
+    seen, products = set(), 0
+    for traced in (
+        jax.make_jaxpr(half.encode)(params, images),
+        jax.make_jaxpr(half.decode)(params, embeddings, prompts),
+    ):
+        for equation in _equations(traced.jaxpr):
+            name = equation.primitive.name
+            dtypes = {v.aval.dtype for v in equation.invars if jnp.issubdtype(v.aval.dtype, jnp.floating)}
+            if name in sensitive and dtypes:
+                assert dtypes == {jnp.dtype("float32")}, equation
+                seen.add(name)
+            if name == "dot_general":
+                assert equation.outvars[0].aval.dtype == jnp.float32, equation
+                products += dtypes == {jnp.dtype("bfloat16")}
+    assert seen >= {"exp", "erf", "rsqrt", "logistic", "sin", "cos", "reduce_sum"}
+    assert products > 50  # and they are half-precision products
+
+
+def test_positional_encoding_against_float64(tiny):
+    """At full precision in both modes: 2 pi times a Gaussian frequency amplifies what is rounded before it."""
+    matrix = np.asarray(tiny[1]["prompt_encoder"]["position"]["gaussian_matrix"], np.float64)
     prompts = make_prompts(b=1, p=1, n=1)
-    embeddings = jnp.zeros((1, 8, 8, 32))
-    *_, stages = decode(tiny[0], tiny[1], embeddings, prompts, return_stages=True)
-    *_, half_stages = decode(half, tiny[1], embeddings, prompts, return_stages=True)
-    np.testing.assert_array_equal(half_stages["prompt_tokens"], stages["prompt_tokens"])
+    place = 2 * (prompts.point_coords[0, 0, 0].astype(np.float64) + 0.5) / 128 - 1
+    angles = 2 * np.pi * place @ matrix
+    kind = np.asarray(tiny[1]["prompt_encoder"]["point_embeddings"][str(prompts.point_labels[0, 0, 0])])
+    expected = np.concatenate([np.sin(angles), np.cos(angles)]) + kind
+    for dtype in ("float32", "bfloat16"):
+        model = Sam(tiny[0].config, dtype=dtype)
+        *_, stages = decode(model, tiny[1], jnp.zeros((1, 8, 8, 32)), prompts, return_stages=True)
+        np.testing.assert_allclose(stages["prompt_tokens"][0, 0, 0], expected, atol=1e-5)
+        assert stages["image_pe"].dtype == jnp.float32
+
+
+def test_prompt_dtypes(tiny, embeddings):
+    """Integer coordinates do not truncate boxes; labels that are no integers are refused."""
+    model, params = tiny
+    prompts = make_prompts(boxes=True)
+    whole = dataclasses.replace(prompts, point_coords=prompts.point_coords.round())
+    integers = dataclasses.replace(whole, point_coords=whole.point_coords.astype(np.int32))
+    close(decode(model, params, embeddings, integers), decode(model, params, embeddings, whole))
+    for name, dtype, message in (("point_labels", bool, "integers"), ("point_valid", np.int32, "boolean")):
+        spoilt = dataclasses.replace(prompts, **{name: getattr(prompts, name).astype(dtype)})
+        with pytest.raises(ValueError, match=f"{name} must be {message}"):
+            model.decode(params, embeddings, spoilt)
+    with pytest.raises(TypeError, match="static"):
+        jax.jit(model.decode)(params, embeddings, prompts, True)
+
+
+def test_jitting_the_unbound_method_compiles_once(tiny, images):
+    jitted = jax.jit(Sam.encode, static_argnums=0)
+    jitted(tiny[0], tiny[1], images)
+    before = jitted._cache_size()
+    again = Sam(tiny[0].config)  # an equal model, made anew
+    jitted(again, tiny[1], images)
+    assert jitted._cache_size() == before
+
+
+def test_float32_stays_float32_under_x64():
+    program = textwrap.dedent(
+        """
+        import jax, numpy as np
+        from repvit_sam_jax import Prompts, Sam
+        assert jax.config.jax_enable_x64
+        for form in ("train", "deploy"):
+            model = Sam.from_preset("tiny", form=form)
+            params = jax.eval_shape(model.init, jax.random.key(0))
+            assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} <= {"float32", "int32"}
+            images = jax.ShapeDtypeStruct((1, 128, 128, 3), np.float32)
+            embeddings = jax.eval_shape(model.encode, params, images)
+            prompts = Prompts(np.zeros((1, 1, 1, 2)), np.ones((1, 1, 1), int), np.ones((1, 1, 1), bool))
+            masks, iou = jax.eval_shape(model.decode, params, embeddings, prompts)
+            assert {str(x.dtype) for x in (embeddings, masks, iou)} == {"float32"}, (embeddings, masks, iou)
+        """
+    )
+    environment = {**os.environ, "JAX_ENABLE_X64": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_encode_train_returns_statistics_and_leaves_params(tiny_train, images):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -16,8 +17,9 @@ pytestmark = pytest.mark.tpu_aot
 
 def compile_for_tpu(program: str) -> dict:
     """Run a program that prints JSON, with libtpu at hand; it gets `devices` of a v5e 2x4 slice."""
-    if not LIBTPU.exists():
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("libtpu is published for Linux on x86-64 only")
+    assert LIBTPU.exists(), "make setup installs libtpu"
     head = textwrap.dedent(
         """
         import functools, json

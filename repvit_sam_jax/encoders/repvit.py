@@ -23,9 +23,10 @@ from ..layers import BatchNorm, Conv, ConvBN, FusedConv, Keys, LayerNorm, Squeez
 class DepthwiseScale(nnx.Module):
     """A 1x1 depthwise convolution with bias: a scale and a shift per channel."""
 
-    def __init__(self, channels: int, *, dtype: jnp.dtype):
-        self.kernel = nnx.Param(jnp.zeros(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
+    def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: Keys):
+        # PyTorch's default for one input value a channel.
+        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), (channels,), jnp.float32, -1.0, 1.0))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -37,7 +38,7 @@ class RepVGGDW(nnx.Module):
 
     def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: Keys):
         self.conv3x3 = ConvBN("depthwise3x3", channels, channels, dtype=dtype, rngs=rngs)
-        self.conv1x1 = DepthwiseScale(channels, dtype=dtype)
+        self.conv1x1 = DepthwiseScale(channels, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(channels, dtype=dtype)
 
     def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> Float[Array, "b h w c"]:
@@ -136,8 +137,9 @@ class RepViTEncoder(nnx.Module):
         for run in _runs(self.config):
             pairs = [[self.blocks[str(index)] for index in pair] for pair in run]
             x, outputs = _apply_run(pairs, x, train=train, with_outputs=stages is not None)
-            for pair, pair_outputs in zip(run, outputs, strict=True):
-                record.update({f"blocks.{index}": y for index, y in zip(pair, pair_outputs, strict=stages is not None)})
+            if stages is not None:
+                for pair, pair_outputs in zip(run, outputs, strict=True):
+                    record.update({f"blocks.{index}": y for index, y in zip(pair, pair_outputs, strict=True)})
         record["embedding"] = x = self.neck(x, record)
         return x
 
