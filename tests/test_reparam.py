@@ -132,7 +132,7 @@ def _leaf(tree, path):
         (lambda p: _leaf(p, "image_encoder/blocks/1/token_mixer/dw").pop("conv1x1"), "nothing here folds"),
         (lambda p: _leaf(p, "image_encoder/blocks/1/token_mixer/dw/conv1x1").pop("bias"), "conv1x1"),
         (lambda p: _leaf(p, "batch_stats/image_encoder/stem/conv1/bn/var").fill(-1.0), "negative or NaN"),
-        (lambda p: _leaf(p, "image_encoder/stem/conv1/conv/kernel").fill(3e38), "too large for float32"),
+        (lambda p: _leaf(p, "image_encoder/stem/conv1/bn/bias").fill(np.inf), "too large for float32"),
         (lambda p: _leaf(p, "image_encoder/neck").update(bn={"scale": np.ones(3)}), "neck holds a BatchNorm"),
     ],
 )
