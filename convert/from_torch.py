@@ -92,6 +92,8 @@ def convert_state_dict(
     """Params and metadata of a state dict; see `from_torch` for the arguments and errors."""
     config, found_form = mapping.identify(state, preset)
     params = mapping.to_params(state, config, found_form)
+    if form is not None and not config.has_batch_norm:
+        found_form = form
     if form == "train" and found_form == "deploy":
         raise CheckpointError("the checkpoint is fused: its BatchNorms can't be had back; use --form deploy")
     if form == "deploy" and found_form == "train":

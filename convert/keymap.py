@@ -67,6 +67,19 @@ def _repvit_encoder() -> Iterator[Rule]:
     yield from _conv_bn(f"{torch}.channel_mixer.m.2", f"{jax}/channel_mixer/project", "pointwise")
 
 
+def _vit_encoder() -> Iterator[Rule]:
+    torch, jax = "image_encoder", "image_encoder"
+    yield Rule(f"{torch}.pos_embed", f"{jax}/pos_embed", "embedding")
+    yield from _weighted(f"{torch}.patch_embed.proj", f"{jax}/patch_embed", "conv")
+    torch, jax = f"{torch}.blocks.{{i}}", f"{jax}/blocks/{{i}}"
+    for name in ("norm1", "norm2"):
+        yield from _affine(f"{torch}.{name}", f"{jax}/{name}")
+    for name in ("attn.qkv", "attn.proj", "mlp.lin1", "mlp.lin2"):
+        yield from _weighted(f"{torch}.{name}", f"{jax}/{name.replace('.', '/')}", "linear")
+    for name in ("rel_pos_h", "rel_pos_w"):
+        yield Rule(f"{torch}.attn.{name}", f"{jax}/attn/{name}", "same")
+
+
 def _neck() -> Iterator[Rule]:
     torch, jax = "image_encoder.neck", "image_encoder/neck"
     yield from _weighted(f"{torch}.0", f"{jax}/conv1", "pointwise", bias=False)
@@ -117,7 +130,7 @@ def _mask_decoder() -> Iterator[Rule]:
         yield from _weighted(f"{torch}.mlp.lin{i}", f"{jax}/mlp/layers/{i - 1}", "linear")
 
 
-RULES: tuple[Rule, ...] = (*_repvit_encoder(), *_neck(), *_prompt_encoder(), *_mask_decoder())
+RULES: tuple[Rule, ...] = (*_repvit_encoder(), *_vit_encoder(), *_neck(), *_prompt_encoder(), *_mask_decoder())
 
 
 class _Direction:

@@ -86,7 +86,6 @@ def _foreign_family(state: Mapping[str, np.ndarray]) -> str | None:
     if any(torch_to_jax(key) for key in encoder):
         return None
     signs = {
-        "image_encoder.blocks.": "a SAM ViT (ViT-B, ViT-L or ViT-H)",
         "image_encoder.layers.": "MobileSAM (TinyViT)",
         "features.": "a RepViT classifier",
         "image_encoder.": "another SAM-like model",

@@ -37,6 +37,7 @@ class RepViTConfig:
     last_stride: int = 1
     """Stride of the last downsampling block: 2 in the classifier, 1 in RepViT-SAM, so that the output stride is 16."""
     neck_channels: int = 256
+    family: Literal["repvit"] = "repvit"
 
     def blocks(self) -> Iterator[RepViTBlockConfig]:
         """The rows in order. Every other stride-1 block has squeeze-excite, but never a stage's last of several."""
@@ -50,6 +51,45 @@ class RepViTConfig:
                 use_se = i % 2 == 0 and (i < depth - 1 or depth == 1)
                 yield RepViTBlockConfig(index, width, width, 1, use_se, downsample=False)
                 index += 1
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """SAM's ViT image encoder (arXiv 2304.02643; 2203.16527 for windowed and global attention)."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+    global_attn_indexes: tuple[int, ...]
+    """Blocks that attend to the whole image; the others attend within windows."""
+    window_size: int = 14
+    """Side of a window, in patches."""
+    patch_size: int = 16
+    grid_size: int = 64
+    """Patches a side that the tables of positions are stored for: the training image size over `patch_size`."""
+    mlp_ratio: int = 4
+    neck_channels: int = 256
+    family: Literal["vit"] = "vit"
+
+    def runs(self) -> list[list[tuple[int, ...]]]:
+        """Block indices as runs of equally built groups: (windowed, ..., global) repeated, and what remains."""
+        groups, start = [], 0
+        for end in (*self.global_attn_indexes, self.depth - 1):
+            if end >= start:
+                groups.append(tuple(range(start, end + 1)))
+                start = end + 1
+        runs: list[list[tuple[int, ...]]] = []
+        kinds = [tuple(i in self.global_attn_indexes for i in group) for group in groups]
+        for group, kind, before in zip(groups, kinds, [None, *kinds[:-1]], strict=True):
+            if kind == before:
+                runs[-1].append(group)
+            else:
+                runs.append([group])
+        return runs
+
+
+EncoderConfig = RepViTConfig | ViTConfig
+_FAMILIES: dict[str, type[EncoderConfig]] = {"repvit": RepViTConfig, "vit": ViTConfig}
 
 
 @dataclass(frozen=True)
@@ -77,7 +117,7 @@ class SamConfig:
     """A whole segmenter: image encoder, prompt encoder and mask decoder, and how its input is prepared."""
 
     name: str
-    image_encoder: RepViTConfig
+    image_encoder: EncoderConfig
     mask_decoder: MaskDecoderConfig = field(default_factory=MaskDecoderConfig)
     image_size: int = 1024
     """Side S of the square that images are resized and padded to, in pixels."""
@@ -86,6 +126,11 @@ class SamConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {self.image_size}")
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the training form holds statistics, and differs from the deploy form at all."""
+        return isinstance(self.image_encoder, RepViTConfig)
 
     @property
     def embedding_size(self) -> int:
@@ -113,7 +158,7 @@ class SamConfig:
                 k: tuple(v) if isinstance(v, list) else v for k, v in values["image_encoder"].items()
             }
             rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            rest["image_encoder"] = RepViTConfig(**encoder)
+            rest["image_encoder"] = _FAMILIES[encoder["family"]](**encoder)
             rest["mask_decoder"] = MaskDecoderConfig(**values["mask_decoder"])
             return cls(**rest)
         except (KeyError, TypeError, AttributeError) as error:
@@ -132,9 +177,18 @@ _ENCODERS = {
 PRESETS: dict[str, SamConfig] = {
     "repvit_sam": SamConfig("repvit_sam", _ENCODERS["m2_3"]),
     **{f"repvit_sam_{m}": SamConfig(f"repvit_sam_{m}", c) for m, c in _ENCODERS.items() if m != "m2_3"},
+    "sam_vit_b": SamConfig("sam_vit_b", ViTConfig(768, 12, 12, (2, 5, 8, 11))),
+    "sam_vit_l": SamConfig("sam_vit_l", ViTConfig(1024, 24, 16, (5, 11, 17, 23))),
+    "sam_vit_h": SamConfig("sam_vit_h", ViTConfig(1280, 32, 16, (7, 15, 23, 31))),
     "tiny": SamConfig(
         "tiny",
         RepViTConfig(channels=(8, 16, 24, 32), depths=(3, 2, 5, 2), neck_channels=32),
+        MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8),
+        image_size=128,
+    ),
+    "tiny_vit_sam": SamConfig(
+        "tiny_vit_sam",
+        ViTConfig(32, 4, 2, (1, 3), window_size=3, grid_size=8, mlp_ratio=2, neck_channels=32),
         MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8),
         image_size=128,
     ),

@@ -281,3 +281,17 @@ class MLP(nnx.Module):
         for i in range(len(self.layers)):
             x = self.layers[str(i)](x if i == 0 else jax.nn.relu(x))
         return x
+
+
+class Neck(nnx.Module):
+    """What SAM's image encoders end with: 1x1 convolution, LayerNorm, 3x3 convolution, LayerNorm, to float32."""
+
+    def __init__(self, cin: int, cout: int, *, dtype: jnp.dtype, rngs: Keys):
+        self.conv1 = Conv("pointwise", cin, cout, use_bias=False, dtype=dtype, rngs=rngs)
+        self.norm1 = LayerNorm(cout, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.conv2 = Conv("dense3x3", cout, cout, use_bias=False, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(cout, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w cin"], stages: Stages) -> Float[Array, "b h w cout"]:
+        stages["neck"] = x = self.norm1(self.conv1(x))
+        return self.norm2(self.conv2(x))

@@ -41,6 +41,8 @@ def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[SamC
         raise CheckpointError(f"{path} can't be loaded: its metadata are damaged: {error}") from error
     checkpoint.check(arrays, expected, f"{path} ({config.name}, {stored} form)")
     params = checkpoint.unflatten(arrays)
+    if not config.has_batch_norm:
+        return config, form or stored, params
     if form == "train" and stored == "deploy":
         raise CheckpointError(f"{path} is in deploy form: its BatchNorms are folded and can't be had back")
     if form == "deploy" and stored == "train":

@@ -23,8 +23,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .config import FORMS, Form, SamConfig, get_config
+from .config import FORMS, Form, SamConfig, ViTConfig, get_config
 from .encoders.repvit import RepViTEncoder
+from .encoders.vit import ViTEncoder
 from .layers import Keys, Stages
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import PromptEncoder, Prompts
@@ -40,7 +41,12 @@ class _Modules(nnx.Module):
 
     def __init__(self, config: SamConfig, *, form: Form, dtype: str, rngs: Keys):
         compute = jnp.dtype(dtype)
-        self.image_encoder = RepViTEncoder(config.image_encoder, deploy=form == "deploy", dtype=compute, rngs=rngs)
+        encoder = config.image_encoder
+        self.image_encoder: RepViTEncoder | ViTEncoder
+        if isinstance(encoder, ViTConfig):
+            self.image_encoder = ViTEncoder(encoder, dtype=compute, rngs=rngs)
+        else:
+            self.image_encoder = RepViTEncoder(encoder, deploy=form == "deploy", dtype=compute, rngs=rngs)
         self.prompt_encoder = PromptEncoder(config.mask_decoder, dtype=compute, rngs=rngs)
         self.mask_decoder = MaskDecoder(config.mask_decoder, dtype=compute, rngs=rngs)
 
@@ -70,7 +76,7 @@ class Sam:
 
     Attributes:
       config: the architecture.
-      form: `deploy` (fused, for inference) or `train` (every branch and BatchNorm).
+      form: `deploy` (fused, for inference) or `train` (every branch and BatchNorm); the same for encoders without.
       dtype: of the arithmetic, `float32` or `bfloat16`. Parameters are float32 in either case; so are the results.
     """
 
@@ -149,7 +155,7 @@ class Sam:
         self._check_images(images)
         modules = self._merge(params)
         embeddings = modules.image_encoder(images, train=True)
-        return embeddings, _to_params(modules)["batch_stats"]
+        return embeddings, _to_params(modules).get("batch_stats", {})
 
     @overload
     def decode(
@@ -209,12 +215,12 @@ class Sam:
         return masks, iou, stages
 
     def _merge(self, params: Params) -> _Modules:
-        if self.form == "train" and "batch_stats" not in params:
+        if self.config.has_batch_norm and self.form == "train" and "batch_stats" not in params:
             raise ValueError(
                 'the training form needs params["batch_stats"], and these have none: they are deploy-form params, or '
                 'split_batch_stats took it out: put it back, {**params, "batch_stats": batch_stats}'
             )
-        if self.form == "deploy" and "batch_stats" in params:
+        if (not self.config.has_batch_norm or self.form == "deploy") and "batch_stats" in params:
             raise ValueError("these are training-form params; fuse them with repvit_sam_jax.reparam.fuse first")
         graphdef, _ = _abstract(self)
         return nnx.merge(graphdef, *split_batch_stats(params), copy=True)

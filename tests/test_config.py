@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from repvit_sam_jax import PRESETS, Sam, SamConfig, get_config
-from repvit_sam_jax.config import FORMS
+from repvit_sam_jax.config import FORMS, RepViTConfig, ViTConfig
 
 from .helpers import GOLDEN
 
@@ -31,10 +31,22 @@ def test_blocks_are_those_of_the_official_classifier(variant):
 
 
 def test_only_the_last_downsampling_block_is_stride_adjusted():
-    for name in PRESETS:
-        strides = [b.stride for b in PRESETS[name].image_encoder.blocks() if b.downsample]
-        assert strides == [2, 2, 1]
-        assert all(b.stride == 1 for b in PRESETS[name].image_encoder.blocks() if not b.downsample)
+    encoders = [config.image_encoder for config in PRESETS.values() if isinstance(config.image_encoder, RepViTConfig)]
+    assert len(encoders) == 7
+    for encoder in encoders:
+        assert [b.stride for b in encoder.blocks() if b.downsample] == [2, 2, 1]
+        assert all(b.stride == 1 for b in encoder.blocks() if not b.downsample)
+
+
+@pytest.mark.parametrize(("name", "groups"), [("b", 4), ("l", 4), ("h", 4)])
+def test_vit_blocks_are_grouped_for_the_scan(name, groups):
+    encoder = PRESETS[f"sam_vit_{name}"].image_encoder
+    (run,) = encoder.runs()
+    assert len(run) == groups
+    assert [i for group in run for i in group] == list(range(encoder.depth))
+    assert [group[-1] for group in run] == list(encoder.global_attn_indexes)
+    assert ViTConfig(8, 5, 2, (1, 3)).runs() == [[(0, 1), (2, 3)], [(4,)]]
+    assert ViTConfig(8, 3, 2, ()).runs() == [[(0, 1, 2)]]
 
 
 @pytest.mark.parametrize("form", FORMS)

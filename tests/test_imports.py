@@ -12,7 +12,8 @@ LIBRARY = ROOT / "repvit_sam_jax"
 LEVELS = [
     {"config"},
     {"layers", "reparam", "checkpoint", "transforms", "overlay"},
-    {"encoders.repvit", "prompt_encoder", "transformer"},
+    {"encoders.blocks", "prompt_encoder", "transformer"},
+    {"encoders.repvit", "encoders.vit"},
     {"mask_decoder", "prompts"},
     {"sam"},
     {"loading"},

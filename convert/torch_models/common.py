@@ -33,3 +33,24 @@ class MLP(nn.Module):
         for i, layer in enumerate(self.layers):
             x = layer(x if i == 0 else torch.relu(x))
         return x
+
+
+def neck(cin: int, cout: int) -> nn.Sequential:
+    """What every image encoder of SAM ends with."""
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, 1, bias=False),
+        LayerNorm2d(cout),
+        nn.Conv2d(cout, cout, 3, padding=1, bias=False),
+        LayerNorm2d(cout),
+    )
+
+
+class GeluMLP(nn.Module):
+    """`lin2(gelu(lin1(x)))`."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.lin1, self.lin2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin2(nn.functional.gelu(self.lin1(x)))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from repvit_sam_jax.config import RepViTBlockConfig, RepViTConfig
 from repvit_sam_jax.layers import squeeze_width
 
-from .common import LayerNorm2d
+from .common import neck
 
 
 def _folded(conv: nn.Conv2d, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> nn.Conv2d:
@@ -119,13 +119,12 @@ class RepViTEncoder(nn.Module):
         width = config.channels[0]
         stem = nn.Sequential(ConvBN(3, width // 2, 3, 2), nn.GELU(), ConvBN(width // 2, width, 3, 2))
         self.features = nn.ModuleList([stem, *(RepViTBlock(block) for block in config.blocks())])
-        cin, cout = config.channels[-1], config.neck_channels
-        self.neck = nn.Sequential(
-            nn.Conv2d(cin, cout, 1, bias=False),
-            LayerNorm2d(cout),
-            nn.Conv2d(cout, cout, 3, padding=1, bias=False),
-            LayerNorm2d(cout),
-        )
+        self.neck = neck(config.channels[-1], config.neck_channels)
+
+    def stages(self) -> dict[str, tuple[str, bool]]:
+        """Name of a stage in JAX -> the submodule that computes it, and whether its output is channels first."""
+        blocks = {f"blocks.{i}": (f"features.{i}", True) for i in range(1, len(self.features))}
+        return {"stem": ("features.0", True), **blocks, "neck": ("neck.1", True), "embedding": ("neck.3", True)}
 
     def forward(self, x: Tensor) -> Tensor:
         for feature in self.features:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repvit_sam_jax.config import MaskDecoderConfig, SamConfig
+from repvit_sam_jax.config import MaskDecoderConfig, SamConfig, ViTConfig
 
 from .common import MLP, LayerNorm2d
 from .repvit import RepViTEncoder, fuse
+from .vit import ViTEncoder
 
 
 class PositionEncoding(nn.Module):
@@ -197,7 +198,8 @@ class Sam(nn.Module):
     def __init__(self, config: SamConfig):
         super().__init__()
         self.config = config
-        self.image_encoder = RepViTEncoder(config.image_encoder)
+        encoder = config.image_encoder
+        self.image_encoder = ViTEncoder(encoder) if isinstance(encoder, ViTConfig) else RepViTEncoder(encoder)
         self.prompt_encoder = PromptEncoder(config)
         self.mask_decoder = MaskDecoder(config.mask_decoder)
 

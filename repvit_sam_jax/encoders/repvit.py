@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float
 
 from ..config import RepViTBlockConfig, RepViTConfig
-from ..layers import BatchNorm, Conv, ConvBN, FusedConv, Keys, LayerNorm, SqueezeExcite, Stages, conv_bn, gelu
+from ..layers import BatchNorm, ConvBN, FusedConv, Keys, Neck, SqueezeExcite, Stages, conv_bn, gelu
+from .blocks import apply_blocks
 
 
 class DepthwiseScale(nnx.Module):
@@ -101,20 +101,6 @@ class Stem(nnx.Module):
         return self.conv2(gelu(self.conv1(x, train)), train)
 
 
-class Neck(nnx.Module):
-    """SAM's neck: 1x1 convolution, LayerNorm, 3x3 convolution, LayerNorm. The result is float32."""
-
-    def __init__(self, cin: int, cout: int, *, dtype: jnp.dtype, rngs: Keys):
-        self.conv1 = Conv("pointwise", cin, cout, use_bias=False, dtype=dtype, rngs=rngs)
-        self.norm1 = LayerNorm(cout, epsilon=1e-6, dtype=dtype, rngs=rngs)
-        self.conv2 = Conv("dense3x3", cout, cout, use_bias=False, dtype=dtype, rngs=rngs)
-        self.norm2 = LayerNorm(cout, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
-
-    def __call__(self, x: Float[Array, "b h w cin"], stages: Stages) -> Float[Array, "b h w cout"]:
-        stages["neck"] = x = self.norm1(self.conv1(x))
-        return self.norm2(self.conv2(x))
-
-
 class RepViTEncoder(nnx.Module):
     """Normalised image to image embedding, at 1/16 of its size."""
 
@@ -134,12 +120,7 @@ class RepViTEncoder(nnx.Module):
         """
         record = {} if stages is None else stages
         x = record["stem"] = self.stem(images.astype(self.dtype), train)
-        for run in _runs(self.config):
-            pairs = [[self.blocks[str(index)] for index in pair] for pair in run]
-            x, outputs = _apply_run(pairs, x, train=train, with_outputs=stages is not None)
-            if stages is not None:
-                for pair, pair_outputs in zip(run, outputs, strict=True):
-                    record.update({f"blocks.{index}": y for index, y in zip(pair, pair_outputs, strict=True)})
+        x = apply_blocks(self.blocks, _runs(self.config), x, train=train, stages=stages)
         record["embedding"] = x = self.neck(x, record)
         return x
 
@@ -161,36 +142,3 @@ def _runs(config: RepViTConfig) -> Iterator[list[tuple[int, ...]]]:
         i += 1
     if run:
         yield run
-
-
-def _apply_run(
-    groups: list[list[RepViTBlock]], x: Array, *, train: bool, with_outputs: bool
-) -> tuple[Array, list[list[Array]]]:
-    """Apply groups of equally built blocks one after the other, as one `lax.scan` where there are several.
-
-    The scan keeps the compiled program small, and on CPU it keeps XLA from fusing (and recomputing) depthwise
-    convolutions across blocks. Parameters stay separate arrays outside: they are stacked here, inside the trace.
-    """
-    graphdef, _ = nnx.split(nnx.List(groups[0]))
-    states = [nnx.to_pure_dict(nnx.state(nnx.List(group))) for group in groups]
-
-    def step(x: Array, state: dict) -> tuple[Array, tuple[list[Array], dict]]:
-        blocks = nnx.merge(graphdef, state, copy=True)
-        outputs = []
-        for block in blocks:
-            x = block(x, train)
-            outputs.append(x)
-        statistics = nnx.to_pure_dict(nnx.state(blocks, nnx.BatchStat)) if train else {}
-        return x, (outputs if with_outputs else [], statistics)
-
-    if len(groups) == 1:
-        x, (outputs, statistics) = step(x, states[0])
-        per_group = [(outputs, statistics)]
-    else:
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        x, ys = lax.scan(step, x, stacked)
-        per_group = [jax.tree.map(lambda leaf, i=i: leaf[i], ys) for i in range(len(groups))]
-    if train:
-        for group, (_, statistics) in zip(groups, per_group, strict=True):
-            nnx.update(nnx.List(group), statistics)
-    return x, [outputs for outputs, _ in per_group]

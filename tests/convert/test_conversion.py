@@ -56,11 +56,11 @@ def test_round_trip_through_files_is_bit_exact(source, state, tmp_path):
 
 def test_every_preset_round_trips():
     for name, config in PRESETS.items():
-        if name in ("repvit_sam_m1_0", "repvit_sam_m1_5"):  # as m0_9 and m1_1, but larger
-            continue
+        if name in ("repvit_sam_m1_0", "repvit_sam_m1_5", "sam_vit_b", "sam_vit_l", "sam_vit_h"):
+            continue  # as others that are tested, but larger
         original = synthetic_state_dict(manifest(config))
         found, form = mapping.identify(original)
-        assert (found, form) == (config, "train")
+        assert (found, form) == (config, "train" if config.has_batch_norm else "deploy")
         assert_same_bits(mapping.to_state(mapping.to_params(original, config, form), config, form), original)
 
 

@@ -1,0 +1,73 @@
+"""Blocks that repeat, applied as one `lax.scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array
+
+from ..layers import Stages
+
+
+def apply_blocks(
+    blocks: Mapping[str, Any],
+    runs: Iterable[Sequence[Sequence[int]]],
+    x: Array,
+    *,
+    train: bool = False,
+    stages: Stages | None = None,
+) -> Array:
+    """Apply all blocks of an encoder in order, and record their outputs as `blocks.N` if `stages` is given.
+
+    Args:
+      blocks: by their index as a string. With `train`, running statistics are updated in place.
+      runs: the indices in order, as runs of groups; the groups of a run are built alike and go through one `lax.scan`.
+      x: input of the first block.
+      train: passed on to every block.
+      stages: to be filled.
+    """
+    for run in runs:
+        groups = [[blocks[str(index)] for index in group] for group in run]
+        x, outputs = _apply_run(groups, x, train=train, with_outputs=stages is not None)
+        if stages is not None:
+            for group, group_outputs in zip(run, outputs, strict=True):
+                stages.update({f"blocks.{index}": y for index, y in zip(group, group_outputs, strict=True)})
+    return x
+
+
+def _apply_run(
+    groups: list[list[Any]], x: Array, *, train: bool, with_outputs: bool
+) -> tuple[Array, list[list[Array]]]:
+    """Apply groups of equally built blocks one after the other, as one `lax.scan` where there are several.
+
+    The scan keeps the compiled program small, and on CPU it keeps XLA from fusing (and recomputing) depthwise
+    convolutions across blocks. Parameters stay separate arrays outside: they are stacked here, inside the trace.
+    """
+    graphdef, _ = nnx.split(nnx.List(groups[0]))
+    states = [nnx.to_pure_dict(nnx.state(nnx.List(group))) for group in groups]
+
+    def step(x: Array, state: dict) -> tuple[Array, tuple[list[Array], dict]]:
+        blocks = nnx.merge(graphdef, state, copy=True)
+        outputs = []
+        for block in blocks:
+            x = block(x, train)
+            outputs.append(x)
+        statistics = nnx.to_pure_dict(nnx.state(blocks, nnx.BatchStat)) if train else {}
+        return x, (outputs if with_outputs else [], statistics)
+
+    if len(groups) == 1:
+        x, (outputs, statistics) = step(x, states[0])
+        per_group = [(outputs, statistics)]
+    else:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        x, ys = lax.scan(step, x, stacked)
+        per_group = [jax.tree.map(lambda leaf, i=i: leaf[i], ys) for i in range(len(groups))]
+    if train:
+        for group, (_, statistics) in zip(groups, per_group, strict=True):
+            nnx.update(nnx.List(group), statistics)
+    return x, [outputs for outputs, _ in per_group]

@@ -1,0 +1,165 @@
+"""SAM's image encoder: a plain ViT with windowed and global attention (arXiv 2304.02643; 2203.16527 for the design).
+
+Reference: facebookresearch/segment-anything, `modeling/image_encoder.py`. Deliberate difference: at another image size
+than the weights were trained for, absolute positions are resized bilinearly; the official code can't run there.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from ..config import ViTConfig
+from ..layers import Keys, LayerNorm, Linear, Neck, Stages, gelu
+from ..transforms import resize_bilinear
+from .blocks import apply_blocks
+
+QUERY_CHUNK = 1024
+"""Queries of global attention whose scores exist at a time: 4096 x 4096 scores of 16 heads in float32 are 1 GB."""
+
+
+class PatchEmbed(nnx.Module):
+    """Patches to tokens. `kernel` is [patch, patch, 3, dim]."""
+
+    def __init__(self, patch: int, dim: int, *, dtype: jnp.dtype, rngs: Keys):
+        init = nnx.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
+        self.kernel = nnx.Param(init(rngs.params(), (patch, patch, 3, dim), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(dim, jnp.float32))
+        self.patch, self.dtype = patch, dtype
+
+    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b hp wp dim"]:
+        b, h, w, c = images.shape
+        p = self.patch
+        patches = images.astype(self.dtype).reshape(b, h // p, p, w // p, p, c)
+        kernel = self.kernel[...].astype(self.dtype)
+        y = jnp.einsum("bhiwjc,ijcd->bhwd", patches, kernel, preferred_element_type=jnp.float32)
+        return (y + self.bias[...]).astype(self.dtype)
+
+
+def relative_positions(table: Float[Array, "l d"], size: int) -> Float[Array, "size size d"]:
+    """Entry [q, k] is the table's row for the distance q - k; a table of another length is resized linearly."""
+    if table.shape[0] != 2 * size - 1:
+        table = resize_bilinear(table.T[None], table.shape[1], 2 * size - 1)[0].T
+    index = np.arange(size)[:, None] - np.arange(size)[None, :] + size - 1
+    return table[index]
+
+
+class ViTAttention(nnx.Module):
+    """Multi-head self-attention over a square of tokens, with decomposed relative positions (arXiv 2112.01526)."""
+
+    def __init__(self, dim: int, num_heads: int, table_size: int, *, dtype: jnp.dtype, rngs: Keys):
+        self.qkv = Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
+        self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.rel_pos_h = nnx.Param(jnp.zeros((2 * table_size - 1, dim // num_heads), jnp.float32))
+        self.rel_pos_w = nnx.Param(jnp.zeros((2 * table_size - 1, dim // num_heads), jnp.float32))
+        self.num_heads, self.dtype = num_heads, dtype
+
+    def __call__(self, x: Float[Array, "b s s c"]) -> Float[Array, "b s s c"]:
+        b, size, _, c = x.shape
+        heads = self.num_heads
+        qkv = self.qkv(x).reshape(b, size * size, 3, heads, c // heads)
+        q, k, v = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))  # [b, heads, tokens, d]
+        tables = [relative_positions(t[...], size) for t in (self.rel_pos_h, self.rel_pos_w)]
+        rows = max(1, QUERY_CHUNK // size)
+        if size % rows or size <= rows:
+            out = self._attend(q.reshape(b, heads, size, size, -1), k, v, *tables)
+        else:
+            # Some rows of queries at a time, so that the scores of all tokens with all tokens never exist at once.
+            chunks = q.reshape(b, heads, size // rows, rows, size, -1).transpose(2, 0, 1, 3, 4, 5)
+            row_tables = tables[0].reshape(size // rows, rows, size, -1)
+            out = lax.map(lambda chunk: self._attend(chunk[0], k, v, chunk[1], tables[1]), (chunks, row_tables))
+            out = out.transpose(1, 2, 0, 3, 4, 5).reshape(b, heads, size, size, -1)
+        return self.proj(out.transpose(0, 2, 3, 1, 4).reshape(b, size, size, c))
+
+    def _attend(self, q: Array, k: Array, v: Array, table_h: Array, table_w: Array) -> Array:
+        """Queries [b, heads, rows, size, d] against all keys; scores and softmax in float32."""
+        b, heads, rows, size, d = q.shape
+        exact = {"preferred_element_type": jnp.float32}
+        scores = jnp.einsum("bnhwd,bnkd->bnhwk", q, k, **exact) / math.sqrt(d)
+        bias_h = jnp.einsum("bnhwd,hkd->bnhwk", q, table_h.astype(self.dtype), **exact)
+        bias_w = jnp.einsum("bnhwd,wkd->bnhwk", q, table_w.astype(self.dtype), **exact)
+        scores = scores.reshape(b, heads, rows, size, size, size) + bias_h[..., None] + bias_w[..., None, :]
+        weights = jax.nn.softmax(scores.reshape(b, heads, rows, size, -1), axis=-1).astype(self.dtype)
+        return jnp.einsum("bnhwk,bnkd->bnhwd", weights, v, **exact).astype(self.dtype)
+
+
+class ViTMLP(nnx.Module):
+    """`lin2(gelu(lin1(x)))`."""
+
+    def __init__(self, dim: int, hidden: int, *, dtype: jnp.dtype, rngs: Keys):
+        self.lin1 = Linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.lin2 = Linear(hidden, dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        return self.lin2(gelu(self.lin1(x)))
+
+
+class ViTBlock(nnx.Module):
+    """Attention, within windows or over the whole image, and an MLP, both residual and normalised in front."""
+
+    def __init__(self, config: ViTConfig, *, window: int, dtype: jnp.dtype, rngs: Keys):
+        dim = config.embed_dim
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.norm1 = LayerNorm(dim, epsilon=1e-6, **common)
+        self.attn = ViTAttention(dim, config.num_heads, window or config.grid_size, **common)
+        self.norm2 = LayerNorm(dim, epsilon=1e-6, **common)
+        self.mlp = ViTMLP(dim, config.mlp_ratio * dim, **common)
+        self.window = window
+
+    def __call__(self, x: Float[Array, "b s s c"], train: bool = False) -> Float[Array, "b s s c"]:
+        del train  # there is no BatchNorm
+        y = self.norm1(x)
+        x = x + (_in_windows(self.attn, y, self.window) if self.window else self.attn(y))
+        return x + self.mlp(self.norm2(x))
+
+
+def _in_windows(attention: ViTAttention, x: Float[Array, "b s s c"], window: int) -> Float[Array, "b s s c"]:
+    """Attention within windows; the last ones are padded with zeros that take part in it, as in the original."""
+    b, size, _, c = x.shape
+    count = -(-size // window)
+    padding = count * window - size
+    x = jnp.pad(x, ((0, 0), (0, padding), (0, padding), (0, 0)))
+    x = x.reshape(b, count, window, count, window, c).swapaxes(2, 3).reshape(-1, window, window, c)
+    x = attention(x).reshape(b, count, count, window, window, c).swapaxes(2, 3)
+    return x.reshape(b, count * window, count * window, c)[:, :size, :size]
+
+
+class ViTEncoder(nnx.Module):
+    """Normalised image to image embedding, at 1/16 of its size."""
+
+    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: Keys):
+        self.config, self.dtype = config, dtype
+        self.patch_embed = PatchEmbed(config.patch_size, config.embed_dim, dtype=dtype, rngs=rngs)
+        self.pos_embed = nnx.Param(jnp.zeros((config.grid_size, config.grid_size, config.embed_dim), jnp.float32))
+        blocks = {}
+        for i in range(config.depth):
+            window = 0 if i in config.global_attn_indexes else config.window_size
+            blocks[str(i)] = ViTBlock(config, window=window, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.Dict(blocks)
+        self.neck = Neck(config.embed_dim, config.neck_channels, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool = False, stages: Stages | None = None
+    ) -> Float[Array, "b h16 w16 c"]:
+        """Embed images. There is no BatchNorm, so `train` changes nothing.
+
+        `stages`, if given, is filled with the activations `stem`, `blocks.0`, ..., `neck`, `embedding`.
+        """
+        del train
+        record = {} if stages is None else stages
+        x = record["stem"] = self.patch_embed(images)
+        positions = self.pos_embed[...]
+        if positions.shape[0] != x.shape[1]:
+            resized = resize_bilinear(positions.transpose(2, 0, 1), x.shape[1], x.shape[2])
+            positions = resized.transpose(1, 2, 0)
+        x = x + positions.astype(self.dtype)
+        x = apply_blocks(self.blocks, self.config.runs(), x, stages=stages)
+        record["embedding"] = x = self.neck(x, record)
+        return x

@@ -1,0 +1,126 @@
+"""SAM's ViT encoders: against PyTorch, in chunks and at other sizes; golden numbers of ViT-B; compilation of ViT-H."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from convert import mapping
+from convert.parity import parity
+from convert.synthetic import synthetic_image, synthetic_state_dict, write
+from convert.torch_models.vit import Attention as TorchAttention
+from repvit_sam_jax import PRESETS, Sam, SamPredictor, load, split_batch_stats
+from repvit_sam_jax.checkpoint import Metadata, save
+from repvit_sam_jax.encoders import vit
+from repvit_sam_jax.layers import Keys
+
+from .conftest import random_params
+from .helpers import GOLDEN, relative_rms, sample
+
+pytestmark = pytest.mark.torch
+TINY = PRESETS["tiny_vit_sam"]
+
+
+@pytest.fixture(scope="module")
+def model_and_params():
+    model = Sam(TINY)
+    return model, random_params(model, seed=2)
+
+
+def test_parity_per_stage(tmp_path):
+    """Windowed blocks (padded: 8 is no multiple of 3), global blocks, and the scan over groups of both."""
+    write(tmp_path / "model.pt", TINY)
+    report = parity(tmp_path / "model.pt")
+    assert report.preset == "tiny_vit_sam"
+    assert {row.stage for row in report.rows if row.form == "deploy"} >= {"stem", "blocks.0", "blocks.3", "neck"}
+    assert {row.tolerance for row in report.rows} == {1e-5}
+    assert report.passed, report.to_text()
+
+
+@pytest.mark.parametrize("image_size", [96, 160])
+def test_another_image_size_interpolates_positions(tmp_path, image_size):
+    write(tmp_path / "model.pt", TINY)
+    report = parity(tmp_path / "model.pt", image_size=image_size)
+    assert report.passed, report.to_text()
+
+
+@pytest.mark.parametrize(("size", "table"), [(5, 5), (7, 5), (3, 6)])
+def test_attention_equals_pytorch(size, table):
+    """Also where the table of relative positions is for another size."""
+    theirs = TorchAttention(16, 2, table)
+    torch.nn.init.normal_(theirs.rel_pos_h)
+    torch.nn.init.normal_(theirs.rel_pos_w)
+    ours = vit.ViTAttention(16, 2, table, dtype=jnp.dtype("float32"), rngs=Keys(jax.random.key(0)))
+    weights = {name: value.detach().numpy() for name, value in theirs.named_parameters()}
+    linear = {n: {"kernel": weights[f"{n}.weight"].T, "bias": weights[f"{n}.bias"]} for n in ("qkv", "proj")}
+    nnx.update(ours, {**linear, "rel_pos_h": weights["rel_pos_h"], "rel_pos_w": weights["rel_pos_w"]})
+    x = np.random.default_rng(0).normal(size=(2, size, size, 16)).astype(np.float32)
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(x))
+    np.testing.assert_allclose(ours(jnp.asarray(x)), expected, atol=2e-6)
+
+
+def test_queries_in_chunks_give_the_same(model_and_params, monkeypatch):
+    model, params = model_and_params
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 128, 128, 3)), jnp.float32)
+    expected = jax.jit(lambda p, x: model.encode(p, x))(params, images)
+    monkeypatch.setattr(vit, "QUERY_CHUNK", 16)
+    chunked = jax.jit(lambda p, x: model.encode(p, x))
+    assert str(jax.make_jaxpr(chunked)(params, images)).count("scan[") > 1  # the blocks, and the chunks within
+    assert relative_rms(chunked(params, images), expected) < 2e-6
+
+
+def test_forms_are_the_same_and_there_are_no_statistics(model_and_params, tmp_path):
+    model, params = model_and_params
+    assert split_batch_stats(params)[1] == {}
+    images = jnp.zeros((1, 128, 128, 3))
+    embeddings, stats = Sam(TINY, "train").encode_train(params, images)
+    assert stats == {}
+    assert relative_rms(embeddings, model.encode(params, images)) < 2e-6
+    save(tmp_path / "m.safetensors", params, Metadata(TINY, "deploy"))
+    for form in ("train", "deploy"):
+        assert load(tmp_path / "m.safetensors", form=form)[0] == Sam(TINY, form)
+
+
+def test_bfloat16(model_and_params):
+    model, params = model_and_params
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 128, 128, 3)), jnp.float32)
+    half = jax.jit(Sam(TINY, dtype="bfloat16").encode)(params, images)
+    assert half.dtype == jnp.float32
+    assert relative_rms(half, jax.jit(model.encode)(params, images)) < 5e-2
+
+
+def test_vit_h_traces_to_a_compact_program():
+    """The groups of blocks are one scan: eight blocks are traced, not thirty-two."""
+    model = Sam.from_preset("sam_vit_h", dtype="bfloat16")
+    jaxpr = jax.make_jaxpr(model.encode)(model.abstract_params(), jax.ShapeDtypeStruct((1, 1024, 1024, 3), np.float32))
+    assert str(jaxpr).count(" erf ") == 8
+
+
+@pytest.mark.slow
+def test_golden_vit_b():
+    """Against numbers of the official code, at 1e-5."""
+    manifest = {k: (tuple(s), d) for k, (s, d) in json.loads((GOLDEN / "vit_b.json").read_text()).items()}
+    state = synthetic_state_dict(manifest, seed=0)
+    config, form = mapping.identify(state)
+    assert config.name == "sam_vit_b"
+    predictor = SamPredictor(Sam(config, form), mapping.to_params(state, config, form))
+    predictor.set_image(synthetic_image(600, 900))
+    golden = np.load(GOLDEN / "vit_b_seed0_600x900.npz")
+    embedding = np.asarray(predictor.get_image_embedding()).transpose(0, 3, 1, 2)
+    found = {"embedding": relative_rms(sample(embedding), golden["image_embedding"])}
+    points, box = np.array([[270.0, 240.0], [630.0, 360.0]]), [180.0, 150.0, 675.0, 480.0]
+    given = {"point": (points[:1], [1], None), "points": (points, [1, 0], None), "box": (None, None, box)}
+    for name, prompt in given.items():
+        for kind in ("multi", "single"):
+            logits, iou, low_res = predictor.predict(*prompt, multimask_output=kind == "multi", return_logits=True)
+            found[f"{name}/{kind}/low_res"] = relative_rms(sample(low_res), golden[f"{name}/{kind}/low_res"])
+            found[f"{name}/{kind}/logits"] = relative_rms(sample(logits), golden[f"{name}/{kind}/logits"])
+            found[f"{name}/{kind}/iou"] = float(np.abs(iou - golden[f"{name}/{kind}/iou"]).max())
+    for name, value in found.items():
+        print(f"  {name:28s} {value:.2e}")
+        assert value <= 1e-5, name
