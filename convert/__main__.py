@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from repvit_sam_jax.config import PRESETS, Form
+from repvit_sam_jax.config import Form, get_config
 
 app = tyro.extras.SubcommandApp()
 Source = Annotated[Path, tyro.conf.Positional]
@@ -109,9 +109,7 @@ def synthetic(target: Source, *, preset: str = "repvit_sam", seed: int = 0) -> N
     """
     from .synthetic import write
 
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
-    write(target, PRESETS[preset], seed)
+    write(target, get_config(preset), seed)
     print(f"wrote {target}: {preset} with random weights, seed {seed}")
 
 

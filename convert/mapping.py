@@ -10,7 +10,7 @@ import numpy as np
 
 from repvit_sam_jax import checkpoint
 from repvit_sam_jax.checkpoint import CheckpointError
-from repvit_sam_jax.config import PRESETS, Form, SamConfig
+from repvit_sam_jax.config import PRESETS, Form, SamConfig, get_config
 from repvit_sam_jax.sam import Params, Sam
 
 from .keymap import jax_to_torch, torch_to_jax
@@ -53,12 +53,14 @@ def identify(state: Mapping[str, np.ndarray], preset: str | None = None) -> tupl
     """
     family = _foreign_family(state)
     if family:
-        raise CheckpointError(f"these are the weights of {family}, not of RepViT-SAM")
+        raise CheckpointError(f"these are the weights of {family}, which this converter does not know")
     form: Form = "train" if any(".bn." in key for key in state) else "deploy"
-    if preset is not None and preset not in PRESETS:
-        raise CheckpointError(f"unknown preset {preset!r}; known presets: {', '.join(PRESETS)}")
+    try:
+        insisted = None if preset is None else get_config(preset)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
     best = _closest(state, form)
-    config = best if preset is None else PRESETS[preset]
+    config = best if insisted is None else insisted
     if config != best and _distance(state, best, form) < _distance(state, config, form):
         raise CheckpointError(f"these are weights of {best.name}, not of {preset} as --preset says")
     return config, form

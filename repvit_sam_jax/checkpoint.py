@@ -137,7 +137,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
 
 def save(path: str | os.PathLike, params: Mapping[str, Any], metadata: Metadata) -> None:
     """Write params (a nested dict of arrays) and metadata to a safetensors file, all or nothing."""
-    arrays = {name: np.array(leaf, order="C") for name, leaf in flatten(params)}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten(params)}
     write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata.to_strings()))
 
 

@@ -193,15 +193,20 @@ PRESETS: dict[str, SamConfig] = {
         image_size=128,
     ),
 }
-"""`repvit_sam` is the published model (RepViT-M2.3); `tiny` has every kind of block and is for tests."""
+"""`repvit_sam` is the published model (RepViT-M2.3); `tiny` and `tiny_vit_sam` are for tests."""
+
+
+ALIASES = {"repvit": "repvit_sam", "vit_b": "sam_vit_b", "vit_l": "sam_vit_l", "vit_h": "sam_vit_h"}
+"""Names in the registries of the official repositories -> presets."""
 
 
 def get_config(name: str, image_size: int | None = None) -> SamConfig:
-    """The preset called `name`, with another `image_size` (pixels) if one is given.
+    """The preset called `name` (or by its official name, such as `vit_b`), with another `image_size` if given.
 
     Raises:
       ValueError: no preset has that name, or the size is not a multiple of 16.
     """
+    name = ALIASES.get(name, name)
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
     config = PRESETS[name]

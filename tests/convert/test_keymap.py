@@ -10,7 +10,7 @@ from convert import mapping
 from convert.keymap import RULES, jax_to_torch, torch_to_jax
 from convert.layouts import LAYOUTS
 from convert.torch_models import Sam as TorchSam
-from repvit_sam_jax import PRESETS, Sam, checkpoint
+from repvit_sam_jax import PRESETS, CheckpointError, Sam, checkpoint
 from repvit_sam_jax.config import FORMS
 
 from ..helpers import GOLDEN
@@ -114,3 +114,15 @@ def test_conv_layouts_put_axes_where_they_belong():
 def test_counter_that_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match="32 bits"):
         LAYOUTS["counter"].to_jax(np.asarray(2**31, np.int64))
+
+
+@pytest.mark.parametrize("file", ["vit_b", "vit_l", "vit_h", "repvit"])
+def test_models_are_recognised_by_their_keys_and_shapes(file):
+    manifest = json.loads((GOLDEN / f"{file}.json").read_text())
+    state = {key: np.broadcast_to(np.zeros((), dtype), shape) for key, (shape, dtype) in manifest.items()}
+    name = "repvit_sam" if file == "repvit" else f"sam_{file}"
+    assert mapping.identify(state)[0].name == name
+    assert mapping.identify(state, file)[0].name == name  # the official name serves as well
+    other = "vit_h" if file != "vit_h" else "vit_b"
+    with pytest.raises(CheckpointError, match=f"weights of {name}, not of {other}"):
+        mapping.identify(state, other)
