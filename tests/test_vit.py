@@ -41,10 +41,9 @@ def test_parity_per_stage(tmp_path):
     assert report.passed, report.to_text()
 
 
-@pytest.mark.parametrize("image_size", [96, 160])
-def test_another_image_size_interpolates_positions(tmp_path, image_size):
+def test_another_image_size_interpolates_positions(tmp_path):
     write(tmp_path / "model.pt", TINY)
-    report = parity(tmp_path / "model.pt", image_size=image_size)
+    report = parity(tmp_path / "model.pt", image_size=160)
     assert report.passed, report.to_text()
 
 
