@@ -14,7 +14,7 @@ from convert import mapping
 from convert.synthetic import manifest, synthetic_image, synthetic_state_dict
 from repvit_sam_jax import Prompts, Sam, reparam, transforms
 from repvit_sam_jax.config import get_config
-from repvit_sam_jax.sam import Params
+from repvit_sam_jax.model import Params
 
 from .harness import Candidate, environment, interleave, ratios
 

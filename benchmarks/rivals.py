@@ -7,8 +7,9 @@ import torch
 
 from convert.to_torch import to_state_dict
 from convert.torch_models import Sam as TorchSam
+from repvit_sam_jax.model import Params
 from repvit_sam_jax.prompt_encoder import Prompts
-from repvit_sam_jax.sam import Params, Sam
+from repvit_sam_jax.sam import Sam
 
 from .harness import Candidate
 

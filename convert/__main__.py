@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from repvit_sam_jax.config import Form, get_config
+from repvit_sam_jax.config import Form, get_model_config
 
 app = tyro.extras.SubcommandApp()
 Source = Annotated[Path, tyro.conf.Positional]
@@ -80,22 +80,44 @@ def parity(
         raise SystemExit(1)
 
 
-@app.command(name="download")
-def download(
-    target: Source = Path("weights/repvit_sam.pt"), *, url: str | None = None, sha256: str | None = None
-) -> None:
-    """Fetch the published checkpoint.
+@app.command(name="backbone")
+def backbone(source: Source, target: Source, *, into: str = "repvit_sam", seed: int = 0) -> None:
+    """Initialise a segmenter's image encoder from an ImageNet classifier, for distillation.
 
     Args:
-      target: The file to write.
-      url: Another address; by default that of the published RepViT-SAM.
-      sha256: Insist on this digest. The publisher states none.
+      source: An official classifier, for example repvit_m2_3_distill_450e.pth.
+      target: The .safetensors file to write, in training form.
+      into: The segmenter.
+      seed: Of the neck, prompt encoder and mask decoder, which are new and random.
     """
-    from .download import URL
-    from .download import download as fetch
+    from .backbone import backbone as transfer
 
-    digest = fetch(target, url=url or URL, expected_sha256=sha256)
-    print(f"{target}: SHA-256 {digest}" + ("" if sha256 else " (computed; none was given to compare with)"))
+    print(transfer(source, target, into=into, seed=seed).to_text())
+    print(f"wrote {target}")
+
+
+@app.command(name="download")
+def download(
+    target: tyro.conf.Positional[Path | None] = None,
+    *,
+    preset: str = "repvit_sam",
+    url: str | None = None,
+    sha256: str | None = None,
+) -> None:
+    """Fetch a published checkpoint.
+
+    Args:
+      target: The file to write; by default the published name, in weights/.
+      preset: The model, also mobile_sam, vit_h, repvit_m2_3_distill and others.
+      url: Another address.
+      sha256: Insist on this digest. Most publishers state none.
+    """
+    from .download import download as fetch
+    from .download import file_name, published_url
+
+    path = target or Path("weights") / file_name(preset)
+    digest = fetch(path, url=url or published_url(preset), expected_sha256=sha256)
+    print(f"{path}: SHA-256 {digest}" + ("" if sha256 else " (computed; none was given to compare with)"))
 
 
 @app.command(name="synthetic")
@@ -109,7 +131,7 @@ def synthetic(target: Source, *, preset: str = "repvit_sam", seed: int = 0) -> N
     """
     from .synthetic import write
 
-    write(target, get_config(preset), seed)
+    write(target, get_model_config(preset), seed)
     print(f"wrote {target}: {preset} with random weights, seed {seed}")
 
 

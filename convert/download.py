@@ -1,4 +1,4 @@
-"""The published checkpoint from its release page."""
+"""The published checkpoints from where their authors put them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,41 @@ from pathlib import Path
 import pooch
 import requests
 
+from repvit_sam_jax.config import get_model_config
+
 from .from_torch import sha256
 
-URL = "https://github.com/THU-MIG/RepViT/releases/download/v1.0/repvit_sam.pt"
+_REPVIT = "https://github.com/THU-MIG/RepViT/releases/download/v1.0"
+_SAM = "https://dl.fbaipublicfiles.com/segment_anything"
+
+PUBLISHED: dict[str, str] = {
+    "repvit_sam": f"{_REPVIT}/repvit_sam.pt",
+    "sam_vit_b": f"{_SAM}/sam_vit_b_01ec64.pth",
+    "sam_vit_l": f"{_SAM}/sam_vit_l_0b3195.pth",
+    "sam_vit_h": f"{_SAM}/sam_vit_h_4b8939.pth",
+    "mobile_sam": "https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
+    "repvit_m0_6_distill": f"{_REPVIT}/repvit_m0_6_distill_300e.pth",
+    **{
+        f"repvit_{variant}_distill": f"{_REPVIT}/repvit_{variant}_distill_450e.pth"
+        for variant in ("m0_9", "m1_0", "m1_1", "m1_5", "m2_3")
+    },
+}
+"""Preset -> address, from the official READMEs. Of classifiers, the one that was trained longest."""
+
+
+def published_url(preset: str) -> str:
+    """The address of a preset's weights; raises ValueError if none are published."""
+    config = get_model_config(preset)
+    if config.name not in PUBLISHED:
+        raise ValueError(f"no weights of {preset} are published; there are some of {', '.join(PUBLISHED)}")
+    return PUBLISHED[config.name]
+
+
+def file_name(preset: str) -> str:
+    """What the published file of a preset is called."""
+    return published_url(preset).rsplit("/", 1)[1]
+
+
 TIMEOUT = 10.0
 """Seconds to wait for a connection, and for the next bytes."""
 
@@ -18,13 +50,13 @@ class DownloadError(RuntimeError):
     """The file could not be had. Nothing was written."""
 
 
-def download(target: Path, *, url: str = URL, expected_sha256: str | None = None) -> str:
+def download(target: Path, *, url: str = PUBLISHED["repvit_sam"], expected_sha256: str | None = None) -> str:
     """Fetch a file with a progress bar, all or nothing.
 
     Args:
       target: where it is to lie; an existing file is kept if its hash is the expected one or none is expected.
       url: the published RepViT-SAM by default.
-      expected_sha256: hex digest to insist on. Its publisher states none, so there is no default.
+      expected_sha256: hex digest to insist on. Most publishers state none, so there is no default.
 
     Returns:
       The SHA-256 that was computed from the file.

@@ -15,9 +15,9 @@ import torch
 import repvit_sam_jax
 from repvit_sam_jax import checkpoint
 from repvit_sam_jax.checkpoint import CheckpointError, Metadata
-from repvit_sam_jax.config import FORMS, Form, get_config
+from repvit_sam_jax.config import FORMS, Form, get_model_config
+from repvit_sam_jax.model import Params
 from repvit_sam_jax.reparam import ReparamError, fuse
-from repvit_sam_jax.sam import Params
 
 from . import mapping
 
@@ -28,6 +28,12 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_target(target: Path) -> None:
+    """Raises ValueError unless the name ends in .safetensors."""
+    if target.suffix != ".safetensors":
+        raise ValueError(f"{target}: the target is a .safetensors file")
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
@@ -103,7 +109,7 @@ def convert_state_dict(
             params, found_form = fuse(params), "deploy"
         except ReparamError as error:
             raise CheckpointError(f"it can't be fused: {error}") from error
-    config = get_config(config.name, image_size)
+    config = get_model_config(config.name, image_size)
     return params, Metadata(config, found_form, converter=f"repvit_sam_jax {repvit_sam_jax.__version__}")
 
 
@@ -134,8 +140,7 @@ def from_torch(
     """
     if form not in (None, *FORMS):
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if target.suffix != ".safetensors":
-        raise ValueError(f"{target}: the target is a .safetensors file")
+    check_target(target)
     state = read_state_dict(source)
     try:
         params, metadata = convert_state_dict(state, preset=preset, form=form, image_size=image_size)

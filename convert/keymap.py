@@ -49,8 +49,7 @@ def _conv_bn(torch: str, jax: str, layout: str, *, fused: bool = True) -> Iterat
         yield from _weighted(torch, jax, layout)
 
 
-def _repvit_encoder() -> Iterator[Rule]:
-    torch, jax = "image_encoder.features", "image_encoder"
+def _repvit(torch: str, jax: str) -> Iterator[Rule]:
     yield from _conv_bn(f"{torch}.0.0", f"{jax}/stem/conv1", "conv")
     yield from _conv_bn(f"{torch}.0.2", f"{jax}/stem/conv2", "conv")
     torch, jax = f"{torch}.{{i}}", f"{jax}/blocks/{{i}}"
@@ -65,6 +64,32 @@ def _repvit_encoder() -> Iterator[Rule]:
     yield from _conv_bn(f"{torch}.token_mixer.2", f"{jax}/token_mixer/pw", "pointwise")
     yield from _conv_bn(f"{torch}.channel_mixer.m.0", f"{jax}/channel_mixer/expand", "pointwise")
     yield from _conv_bn(f"{torch}.channel_mixer.m.2", f"{jax}/channel_mixer/project", "pointwise")
+
+
+def _classifier_heads() -> Iterator[Rule]:
+    for torch, jax in (("classifier.classifier", "head"), ("classifier.classifier_dist", "head_dist")):
+        yield from _batch_norm(f"{torch}.bn", f"{jax}/bn")
+        yield from _weighted(f"{torch}.l", f"{jax}/linear", "linear")
+    yield from _weighted("classifier", "head", "linear")  # the one layer that both are fused into
+
+
+def _tiny_vit_encoder() -> Iterator[Rule]:
+    torch, jax = "image_encoder", "image_encoder"
+    yield from _conv_bn(f"{torch}.patch_embed.seq.0", f"{jax}/patch_embed/conv1", "conv")
+    yield from _conv_bn(f"{torch}.patch_embed.seq.2", f"{jax}/patch_embed/conv2", "conv")
+    yield from _affine(f"{torch}.norm_head", f"{jax}/norm_head")
+    yield from _weighted(f"{torch}.head", f"{jax}/head", "linear")
+    torch, jax = f"{torch}.layers.{{i}}", f"{jax}/layers/{{i}}"
+    for name, layout in (("conv1", "pointwise"), ("conv2", "depthwise"), ("conv3", "pointwise")):
+        yield from _conv_bn(f"{torch}.downsample.{name}", f"{jax}/downsample/{name}", layout)
+        yield from _conv_bn(f"{torch}.blocks.{{j}}.{name}", f"{jax}/blocks/{{j}}/{name}", layout)
+    torch, jax = f"{torch}.blocks.{{j}}", f"{jax}/blocks/{{j}}"
+    yield Rule(f"{torch}.attn.attention_biases", f"{jax}/attn/attention_biases", "same")
+    for name in ("attn.norm", "mlp.norm"):
+        yield from _affine(f"{torch}.{name}", f"{jax}/{name.replace('.', '/')}")
+    for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        yield from _weighted(f"{torch}.{name}", f"{jax}/{name.replace('.', '/')}", "linear")
+    yield from _conv_bn(f"{torch}.local_conv", f"{jax}/local_conv", "depthwise")
 
 
 def _vit_encoder() -> Iterator[Rule]:
@@ -130,7 +155,16 @@ def _mask_decoder() -> Iterator[Rule]:
         yield from _weighted(f"{torch}.mlp.lin{i}", f"{jax}/mlp/layers/{i - 1}", "linear")
 
 
-RULES: tuple[Rule, ...] = (*_repvit_encoder(), *_vit_encoder(), *_neck(), *_prompt_encoder(), *_mask_decoder())
+RULES: tuple[Rule, ...] = (
+    *_repvit("image_encoder.features", "image_encoder"),
+    *_vit_encoder(),
+    *_tiny_vit_encoder(),
+    *_neck(),
+    *_prompt_encoder(),
+    *_mask_decoder(),
+    *_repvit("features", "backbone"),
+    *_classifier_heads(),
+)
 
 
 class _Direction:

@@ -10,8 +10,9 @@ import numpy as np
 
 from repvit_sam_jax import checkpoint
 from repvit_sam_jax.checkpoint import CheckpointError
-from repvit_sam_jax.config import PRESETS, Form, SamConfig, get_config
-from repvit_sam_jax.sam import Params, Sam
+from repvit_sam_jax.config import MODELS, Form, ModelConfig, get_model_config
+from repvit_sam_jax.loading import model_of
+from repvit_sam_jax.model import Params
 
 from .keymap import jax_to_torch, torch_to_jax
 from .layouts import Layout
@@ -27,11 +28,11 @@ class Entry:
     dtype: np.dtype
 
 
-@functools.lru_cache(maxsize=32)
-def state_dict_entries(config: SamConfig, form: Form) -> dict[str, Entry]:
+@functools.lru_cache(maxsize=64)
+def state_dict_entries(config: ModelConfig, form: Form) -> dict[str, Entry]:
     """PyTorch key -> entry, for every array of the model."""
     entries = {}
-    for path, leaf in checkpoint.flatten(Sam(config, form).abstract_params()):
+    for path, leaf in checkpoint.flatten(model_of(config, form).abstract_params()):
         matches = jax_to_torch(path)
         if len(matches) != 1:
             raise LookupError(f"{len(matches)} rules match the parameter {path}; convert/keymap.py needs exactly one")
@@ -41,7 +42,7 @@ def state_dict_entries(config: SamConfig, form: Form) -> dict[str, Entry]:
     return entries
 
 
-def identify(state: Mapping[str, np.ndarray], preset: str | None = None) -> tuple[SamConfig, Form]:
+def identify(state: Mapping[str, np.ndarray], preset: str | None = None) -> tuple[ModelConfig, Form]:
     """Which preset and form a state dict is of: the one with the fewest missing, unexpected and misshapen keys.
 
     Args:
@@ -56,7 +57,7 @@ def identify(state: Mapping[str, np.ndarray], preset: str | None = None) -> tupl
         raise CheckpointError(f"these are the weights of {family}, which this converter does not know")
     form: Form = "train" if any(".bn." in key for key in state) else "deploy"
     try:
-        insisted = None if preset is None else get_config(preset)
+        insisted = None if preset is None else get_model_config(preset)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     best = _closest(state, form)
@@ -66,16 +67,16 @@ def identify(state: Mapping[str, np.ndarray], preset: str | None = None) -> tupl
     return config, form
 
 
-def _closest(state: Mapping[str, np.ndarray], form: Form) -> SamConfig:
-    distances = {}
-    for config in PRESETS.values():
+def _closest(state: Mapping[str, np.ndarray], form: Form) -> ModelConfig:
+    distances: dict[ModelConfig, int] = {}
+    for config in MODELS.values():
         distances[config] = _distance(state, config, form)
         if not distances[config]:
             break
     return min(distances, key=distances.__getitem__)
 
 
-def _distance(state: Mapping[str, np.ndarray], config: SamConfig, form: Form) -> int:
+def _distance(state: Mapping[str, np.ndarray], config: ModelConfig, form: Form) -> int:
     entries = state_dict_entries(config, form)
     fitting = sum(key in entries and value.shape == entries[key].shape for key, value in state.items())
     return len(entries) + len(state) - 2 * fitting
@@ -83,23 +84,18 @@ def _distance(state: Mapping[str, np.ndarray], config: SamConfig, form: Form) ->
 
 def _foreign_family(state: Mapping[str, np.ndarray]) -> str | None:
     """The name of the model that the keys belong to, where it is none of ours."""
-    # The neck does not count: every SAM-like encoder has it.
-    encoder = [key for key in state if key.startswith("image_encoder.") and not key.startswith("image_encoder.neck.")]
+    # Neck, prompt encoder and mask decoder do not count: every SAM-like model has them.
+    encoders = ("image_encoder.", "features.")
+    encoder = [key for key in state if key.startswith(encoders) and not key.startswith("image_encoder.neck.")]
     if any(torch_to_jax(key) for key in encoder):
         return None
-    signs = {
-        "image_encoder.layers.": "MobileSAM (TinyViT)",
-        "features.": "a RepViT classifier",
-        "image_encoder.": "another SAM-like model",
-    }
-    for prefix, family in signs.items():
-        if any(key.startswith(prefix) for key in state):
-            return family
+    if any(key.startswith("image_encoder.") for key in state):
+        return "another SAM-like model"
     examples = ", ".join(list(state)[:3]) or "none at all"
     return f"a model unknown here (its first keys: {examples})"
 
 
-def to_params(state: Mapping[str, np.ndarray], config: SamConfig, form: Form) -> Params:
+def to_params(state: Mapping[str, np.ndarray], config: ModelConfig, form: Form) -> Params:
     """Params of a checked state dict.
 
     Raises:
@@ -119,7 +115,7 @@ def to_params(state: Mapping[str, np.ndarray], config: SamConfig, form: Form) ->
     return checkpoint.unflatten(flat)
 
 
-def to_state(params: Params, config: SamConfig, form: Form) -> dict[str, np.ndarray]:
+def to_state(params: Params, config: ModelConfig, form: Form) -> dict[str, np.ndarray]:
     """The PyTorch state dict, as NumPy arrays, of params that have been checked against the model."""
     flat = dict(checkpoint.flatten(params))
     entries = state_dict_entries(config, form)

@@ -1,8 +1,9 @@
 """Does the JAX model compute what the PyTorch model computes? A table, a row a stage.
 
-Both models run on the same image and prompts. The JAX activations come out of `Sam.encode` and `Sam.decode`
-themselves, in training and in deploy form; the PyTorch ones from hooks on the twin, which loads the checkpoint
-with `strict=True`. The decoders are compared on the same embedding (the twin's), then the masks end to end.
+Both models run on the same image and prompts. The JAX activations come out of `Sam.encode`, `Sam.decode` and
+`Classifier.classify` themselves, in training and in deploy form; the PyTorch ones from hooks on the twin, which loads
+the checkpoint with `strict=True`. The decoders are compared on the same embedding (the twin's), then the masks end to
+end.
 """
 
 from __future__ import annotations
@@ -17,149 +18,32 @@ import jax
 import numpy as np
 import torch
 
-from repvit_sam_jax import transforms
-from repvit_sam_jax.config import Form, SamConfig, get_config
+from repvit_sam_jax import classifier, transforms
+from repvit_sam_jax.classifier import Classifier
+from repvit_sam_jax.config import ClassifierConfig, EncoderConfig, Form, RepViTConfig, SamConfig, get_model_config
+from repvit_sam_jax.model import Params
 from repvit_sam_jax.prompt_encoder import Prompts
 from repvit_sam_jax.reparam import fuse
-from repvit_sam_jax.sam import Params, Sam
+from repvit_sam_jax.sam import Sam
 
 from . import mapping
 from .from_torch import read_state_dict
+from .report import MaskRow, Report, Row, compare
 from .synthetic import synthetic_image
+from .torch_models import RepViTClassifier, twin_of
 from .torch_models import Sam as TorchSam
+from .torch_models.repvit import RepViTEncoder
+from .torch_models.tiny_vit import TinyViTEncoder
+from .torch_models.vit import ViTEncoder
 
-ENCODER_TOLERANCE = {"repvit": 5e-5, "vit": 1e-5}
-"""Relative RMS, by family. RepViT's float32 is 0.7-1.9e-5 from its float64 already, a wrong epsilon 4e-5."""
+DEEP_TOLERANCE = 5e-5
+"""Relative RMS of RepViT-M2.3's stages: its float32 is 0.7-1.9e-5 from its float64 already, a wrong epsilon 4e-5."""
+ENCODER_TOLERANCE = 1e-5
+"""Relative RMS of the stages of all other encoders and classifiers."""
 DECODER_TOLERANCE = 1e-5
 """Relative RMS, from an identical embedding."""
 FLIP_TOLERANCE = 1e-5
 """Share of the mask's pixels at the photo's size that may change sides."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One compared stage. `passed` is False also for NaN."""
-
-    form: str
-    stage: str
-    max_absolute: float
-    relative: float
-    """Root mean square of the difference over the reference's standard deviation (over 1 for predicted IoUs)."""
-    cosine: float
-    tolerance: float
-    case: str = ""
-    """The prompt, for a stage of the decoder."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether the difference is within tolerance."""
-        return bool(self.relative <= self.tolerance)
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskRow:
-    """Masks at the photo's size, end to end."""
-
-    form: str
-    case: str
-    iou: float
-    """The lowest intersection over union of a JAX mask with its PyTorch counterpart."""
-    flipped: float
-    """Share of pixels that differ."""
-    tolerance: float = FLIP_TOLERANCE
-
-    @property
-    def passed(self) -> bool:
-        """Whether few enough pixels differ."""
-        return bool(self.flipped <= self.tolerance)
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Everything that `parity` compared."""
-
-    preset: str
-    rows: tuple[Row, ...]
-    masks: tuple[MaskRow, ...]
-    noise: float | None = None
-    """Relative RMS between the embeddings of PyTorch in float32 and in float64; measured only if something failed."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether all comparisons are within tolerance."""
-        return all(row.passed for row in self.rows) and all(row.passed for row in self.masks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-
-        def plain(row: Row | MaskRow) -> dict[str, Any]:
-            return {**dataclasses.asdict(row), "passed": row.passed}
-
-        return {
-            "preset": self.preset,
-            "passed": self.passed,
-            "pytorch_float32_against_float64": self.noise,
-            "stages": [plain(row) for row in self.rows],
-            "masks": [plain(row) for row in self.masks],
-        }
-
-    def to_text(self) -> str:
-        """The tables, as Markdown; a stage of the decoder is shown for the prompt where it differs most."""
-        lines = [
-            "| form | stage | max abs | relative | cosine | tolerance | |",
-            "|---|---|---:|---:|---:|---:|---|",
-        ]
-        worst: dict[tuple[str, str], Row] = {}
-        for row in self.rows:
-            shown = worst.setdefault((row.form, row.stage), row)
-            if not row.relative <= shown.relative:
-                worst[row.form, row.stage] = row
-        for row in worst.values():
-            stage = f"{row.stage} ({row.case})" if row.case else row.stage
-            numbers = f"{row.max_absolute:.2e} | {row.relative:.2e} | {row.cosine:.9f} | {row.tolerance:.0e}"
-            lines.append(f"| {row.form} | {stage} | {numbers} | {_verdict(row.passed)} |")
-        lines += ["", "| form | prompt | mask IoU | flipped pixels | tolerance | |", "|---|---|---:|---:|---:|---|"]
-        for mask in self.masks:
-            numbers = f"{mask.iou:.7f} | {mask.flipped:.2e} | {mask.tolerance:.0e}"
-            lines.append(f"| {mask.form} | {mask.case} | {numbers} | {_verdict(mask.passed)} |")
-        failed = sum(not row.passed for row in self.rows) + sum(not row.passed for row in self.masks)
-        total = len(self.rows) + len(self.masks)
-        lines += ["", f"{self.preset}: {total - failed} of {total} comparisons within tolerance"]
-        if self.noise is not None:
-            lines.append(
-                f"For scale: here PyTorch's own embedding differs by {self.noise:.1e} between float32 and float64. "
-                "Where that is near the tolerance, the weights amplify rounding, as random ones may."
-            )
-        return "\n".join(lines)
-
-
-def _verdict(passed: bool) -> str:
-    return "ok" if passed else "FAIL"
-
-
-def compare(
-    form: str,
-    stage: str,
-    found: np.ndarray,
-    reference: np.ndarray,
-    tolerance: float,
-    scale: float | None = None,
-    case: str = "",
-) -> Row:
-    """One row from two arrays of the same shape.
-
-    `scale` is what differences are relative to: the reference's standard deviation if None.
-
-    Raises:
-      ValueError: the shapes differ.
-    """
-    if found.shape != reference.shape:
-        raise ValueError(f"{stage}: shape {found.shape} in JAX, {reference.shape} in PyTorch")
-    a, b = np.asarray(found, np.float64).ravel(), np.asarray(reference, np.float64).ravel()
-    difference = a - b
-    relative = np.sqrt(np.mean(difference**2)) / (b.std() if scale is None else scale)
-    cosine = a @ b / np.sqrt((a @ a) * (b @ b))
-    return Row(form, stage, float(np.abs(difference).max()), float(relative), float(cosine), tolerance, case)
 
 
 def parity(source: Path, image: np.ndarray | None = None, image_size: int | None = None) -> Report:
@@ -176,35 +60,76 @@ def parity(source: Path, image: np.ndarray | None = None, image_size: int | None
     state = read_state_dict(source)
     config, form = mapping.identify(state)
     params = mapping.to_params(state, config, form)
-    config = get_config(config.name, image_size)
+    config = get_model_config(config.name, image_size)
     if image is None:
         image = synthetic_image(config.image_size * 3 // 4, config.image_size)
-    twin = TorchSam(config).eval()
-    if form == "deploy":
-        twin.fuse()
-    twin.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
     forms: dict[Form, Params] = {"deploy": params} if form == "deploy" else {"train": params, "deploy": fuse(params)}
+    weights = {key: torch.from_numpy(value) for key, value in state.items()}
     with jax.default_matmul_precision("highest"), torch.no_grad():
-        reference = _Reference(twin, image)
-        deployed = Sam(config, "deploy"), forms["deploy"]
-        # The decoder has no BatchNorm: it is one and the same function in both forms.
-        decode = functools.partial(jax.jit(functools.partial(deployed[0].decode, return_stages=True)), deployed[1])
-        rows, masks = [], []
-        for name, form_params in forms.items():
-            model = Sam(config, name)
-            embedding, stages = jax.jit(functools.partial(model.encode, return_stages=True))(
-                form_params, reference.images
-            )
-            rows += [
-                compare(
-                    name, stage, np.asarray(stages[stage]), expected, ENCODER_TOLERANCE[config.image_encoder.family]
-                )
-                for stage, expected in reference.encoder.items()
-            ]
-            masks += [_compare_masks(name, case, decode, embedding, reference) for case in reference.cases]
-        rows += [row for case in reference.cases for row in _compare_decoder(case, decode, reference)]
+        if isinstance(config, ClassifierConfig):
+            classifier_twin = twin_of(config, form)
+            classifier_twin.load_state_dict(weights, strict=True)
+            return _compare_classifiers(config, classifier_twin, forms, image)
+        twin = twin_of(config, form)
+        twin.load_state_dict(weights, strict=True)
+        return _compare_segmenters(config, twin, forms, image)
+
+
+def _compare_classifiers(
+    config: ClassifierConfig, twin: RepViTClassifier, forms: Mapping[Form, Params], image: np.ndarray
+) -> Report:
+    images = classifier.preprocess(image, config.image_size)
+    expected = _twin_stages(twin, images)
+    rows = []
+    for name, params in forms.items():
+        classify = jax.jit(functools.partial(Classifier(config, name).classify, return_stages=True))
+        rows += _compare_stages(name, classify(params, images)[1], expected, _encoder_tolerance(config.backbone))
+    report = Report(config.name, tuple(rows), masks=())
+    if report.passed:
+        return report
+    return dataclasses.replace(report, noise=_float32_noise(twin, images, expected["logits"]))
+
+
+def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, Params], image: np.ndarray) -> Report:
+    reference = _Reference(twin, image)
+    deployed = Sam(config, "deploy"), forms["deploy"]
+    # The decoder has no BatchNorm: it is one and the same function in both forms.
+    decode = functools.partial(jax.jit(functools.partial(deployed[0].decode, return_stages=True)), deployed[1])
+    rows, masks = [], []
+    for name, params in forms.items():
+        encode = jax.jit(functools.partial(Sam(config, name).encode, return_stages=True))
+        embedding, stages = encode(params, reference.images)
+        rows += _compare_stages(name, stages, reference.encoder, _encoder_tolerance(config.image_encoder))
+        masks += [_compare_masks(name, case, decode, embedding, reference) for case in reference.cases]
+    rows += [row for case in reference.cases for row in _compare_decoder(case, decode, reference)]
     report = Report(config.name, tuple(rows), tuple(masks))
-    return report if report.passed else dataclasses.replace(report, noise=_float32_noise(twin, reference))
+    if report.passed:
+        return report
+    noise = _float32_noise(twin.image_encoder, reference.images, reference.encoder["embedding"])
+    return dataclasses.replace(report, noise=noise)
+
+
+def _encoder_tolerance(config: EncoderConfig) -> float:
+    deep = isinstance(config, RepViTConfig) and sum(config.depths) > 50
+    return DEEP_TOLERANCE if deep else ENCODER_TOLERANCE
+
+
+def _compare_stages(
+    form: Form, stages: Mapping[str, Any], expected: Mapping[str, np.ndarray], tolerance: float
+) -> list[Row]:
+    return [compare(form, name, np.asarray(stages[name]), value, tolerance) for name, value in expected.items()]
+
+
+Encoder = RepViTClassifier | RepViTEncoder | ViTEncoder | TinyViTEncoder
+"""The twins that say by which of their submodules the stages are computed."""
+
+
+def _twin_stages(encoder: Encoder, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What the twin's stages compute, channels last."""
+    stages = encoder.stages()
+    with _Recording(encoder, {name: module for name, (module, _) in stages.items()}) as recorded:
+        encoder(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    return {name: (y.permute(0, 2, 3, 1) if stages[name][1] else y).numpy() for name, y in recorded.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,14 +177,8 @@ class _Reference:
         self.config = config = twin.config
         self.size, self.images = image.shape[:2], transforms.preprocess(image, config.image_size)
         self.cases = cases(self.size, config.image_size)
-        channels_first = torch.from_numpy(self.images.transpose(0, 3, 1, 2).copy())
-        stages = twin.image_encoder.stages()
-        with _Recording(twin.image_encoder, {name: module for name, (module, _) in stages.items()}) as recorded:
-            embedding = twin.encode(channels_first)
-        self.encoder = {
-            name: (value.permute(0, 2, 3, 1) if stages[name][1] else value).numpy() for name, value in recorded.items()
-        }
-        self.embedding = embedding.numpy().transpose(0, 2, 3, 1)
+        self.encoder = _twin_stages(twin.image_encoder, self.images)
+        embedding = torch.from_numpy(self.encoder["embedding"]).permute(0, 3, 1, 2)
         self.decoder: dict[str, dict[str, np.ndarray]] = {}
         for case in self.cases:
             with _Recording(twin, _decoder_stages(config)) as recorded:
@@ -315,11 +234,11 @@ def _decoder_stages(config: SamConfig) -> dict[str, str]:
     return {"prompt": "prompt_encoder", **layers, "transformer.final": "mask_decoder.transformer.norm_final_attn"}
 
 
-def _float32_noise(twin: TorchSam, reference: _Reference) -> float:
+def _float32_noise(encoder: Encoder, images: np.ndarray, float32: np.ndarray) -> float:
+    """How far the twin's last stage in float32 is from the same in float64."""
     with torch.no_grad():
-        images = torch.from_numpy(reference.images.transpose(0, 3, 1, 2).copy()).double()
-        exact = twin.double().encode(images).permute(0, 2, 3, 1).numpy()
-    return compare("both", "noise", reference.embedding, exact, 0.0).relative
+        *_, exact = _twin_stages(encoder.double(), images.astype(np.float64)).values()
+    return compare("both", "noise", float32, exact, 0.0).relative
 
 
 Decode = Callable[[Any, Prompts], tuple[Any, ...]]
@@ -327,7 +246,7 @@ Decode = Callable[[Any, Prompts], tuple[Any, ...]]
 
 
 def _compare_decoder(case: Case, decode: Decode, reference: _Reference) -> list[Row]:
-    *_, stages = decode(reference.embedding, case.prompts(reference.mask_input(case)))
+    *_, stages = decode(reference.encoder["embedding"], case.prompts(reference.mask_input(case)))
     rows = []
     for name, expected in reference.decoder[case.name].items():
         # Three IoUs can be nearly equal, so their deviation is no scale; they live on [0, 1].
@@ -347,4 +266,6 @@ def _compare_masks(form: Form, case: Case, decode: Decode, embedding: Any, refer
     )
     union = (ours | theirs).sum((1, 2))
     ious = (ours & theirs).sum((1, 2)) / np.maximum(union, 1)
-    return MaskRow(form, case.name, float(np.where(union, ious, 1.0).min()), float((ours != theirs).mean()))
+    return MaskRow(
+        form, case.name, float(np.where(union, ious, 1.0).min()), float((ours != theirs).mean()), FLIP_TOLERANCE
+    )

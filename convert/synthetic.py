@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from repvit_sam_jax import checkpoint
-from repvit_sam_jax.config import SamConfig
+from repvit_sam_jax.config import ModelConfig
 
 from .mapping import state_dict_entries
 
@@ -50,12 +50,12 @@ def synthetic_state_dict(manifest: Mapping[str, tuple[tuple[int, ...], str]], se
     return {key: synthetic_tensor(key, tuple(shape), dtype, seed) for key, (shape, dtype) in manifest.items()}
 
 
-def manifest(config: SamConfig) -> dict[str, tuple[tuple[int, ...], str]]:
+def manifest(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], str]]:
     """Key -> (shape, dtype) of the published (training-form) state dict of a model."""
     return {key: (entry.shape, str(entry.dtype)) for key, entry in state_dict_entries(config, "train").items()}
 
 
-def write(path: Path, config: SamConfig, seed: int = 0) -> None:
+def write(path: Path, config: ModelConfig, seed: int = 0) -> None:
     """Write a PyTorch checkpoint of the published format with random weights."""
     state = {key: torch.from_numpy(value) for key, value in synthetic_state_dict(manifest(config), seed).items()}
     checkpoint.write_atomically(path, lambda temporary: torch.save(state, temporary))

@@ -8,13 +8,13 @@ import torch
 
 from repvit_sam_jax import checkpoint
 from repvit_sam_jax.config import Form
-from repvit_sam_jax.loading import read_params
-from repvit_sam_jax.sam import Params, Sam
+from repvit_sam_jax.loading import model_of, read_params
+from repvit_sam_jax.model import Model, Params
 
 from . import mapping
 
 
-def to_state_dict(params: Params, model: Sam) -> dict[str, torch.Tensor]:
+def to_state_dict(params: Params, model: Model) -> dict[str, torch.Tensor]:
     """The PyTorch state dict of params: the published names in training form, the fused twin's in deploy form.
 
     Raises:
@@ -46,6 +46,6 @@ def to_torch(source: Path, target: Path, *, form: Form | None = None) -> Form:
     if target.suffix not in (".pt", ".pth"):
         raise ValueError(f"{target}: the target is a .pt or .pth file")
     config, written, params = read_params(source, form)
-    state = to_state_dict(params, Sam(config, written))
+    state = to_state_dict(params, model_of(config, written))
     checkpoint.write_atomically(target, lambda temporary: torch.save(state, temporary))
     return written

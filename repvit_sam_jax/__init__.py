@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checkpoint import CheckpointError as CheckpointError
+    from .classifier import Classifier as Classifier
+    from .config import CLASSIFIERS as CLASSIFIERS
     from .config import PRESETS as PRESETS
     from .config import SamConfig as SamConfig
     from .config import get_config as get_config
     from .loading import load as load
+    from .loading import load_classifier as load_classifier
+    from .model import split_batch_stats as split_batch_stats
     from .predictor import SamPredictor as SamPredictor
     from .prompt_encoder import Prompts as Prompts
     from .sam import Sam as Sam
-    from .sam import split_batch_stats as split_batch_stats
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CLASSIFIERS": "config",
     "CheckpointError": "checkpoint",
+    "Classifier": "classifier",
     "PRESETS": "config",
     "Prompts": "prompt_encoder",
     "Sam": "sam",
@@ -30,7 +35,8 @@ _HOMES = {
     "SamPredictor": "predictor",
     "get_config": "config",
     "load": "loading",
-    "split_batch_stats": "sam",
+    "load_classifier": "loading",
+    "split_batch_stats": "model",
 }
 
 __all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -41,7 +47,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
         globals()[name] = value
         return value
-    if name in ("transforms", "reparam", "config", "checkpoint"):
+    if name in ("transforms", "reparam", "config", "checkpoint", "classifier"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

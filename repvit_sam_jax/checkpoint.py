@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .config import Form, SamConfig
+from .config import Form, ModelConfig, config_from_dict
 
 FORMAT = "repvit_sam_jax/1"
 
@@ -37,7 +37,7 @@ class Metadata:
       converter: name and version of the program that wrote it.
     """
 
-    config: SamConfig
+    config: ModelConfig
     form: Form
     source_sha256: str = ""
     converter: str = ""
@@ -47,7 +47,7 @@ class Metadata:
         return {
             "format": FORMAT,
             "preset": self.config.name,
-            "config": json.dumps(self.config.to_dict(), sort_keys=True),
+            "config": json.dumps(dataclasses.asdict(self.config), sort_keys=True),
             "form": self.form,
             "source_sha256": self.source_sha256,
             "converter": self.converter,
@@ -64,7 +64,7 @@ class Metadata:
         try:
             if strings["form"] not in get_args(Form):
                 raise ValueError(f"form is {strings['form']!r}")
-            config = SamConfig.from_dict(json.loads(strings["config"]))
+            config = config_from_dict(json.loads(strings["config"]))
             return cls(config, strings["form"], strings["source_sha256"], strings["converter"])  # type: ignore[arg-type]
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"its metadata are damaged: {error}") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Form = Literal["train", "deploy"]
-"""`train`: every branch and BatchNorm of RepViT. `deploy`: one convolution for each of them."""
+"""`train`: every branch and BatchNorm. `deploy`: one convolution or linear layer for each of them."""
 
 FORMS: tuple[Form, ...] = ("train", "deploy")
 
@@ -28,7 +28,7 @@ class RepViTBlockConfig:
 
 @dataclass(frozen=True)
 class RepViTConfig:
-    """RepViT as SAM's image encoder (arXiv 2307.09283 for the network, 2312.05760 for its use in SAM)."""
+    """RepViT (arXiv 2307.09283), as a classifier's backbone or as SAM's image encoder (2312.05760)."""
 
     channels: tuple[int, ...]
     """Width of each stage."""
@@ -36,7 +36,6 @@ class RepViTConfig:
     """Stride-1 blocks of each stage: the downsampling block in front of stages 1, 2, ... is not counted."""
     last_stride: int = 1
     """Stride of the last downsampling block: 2 in the classifier, 1 in RepViT-SAM, so that the output stride is 16."""
-    neck_channels: int = 256
     family: Literal["repvit"] = "repvit"
 
     def blocks(self) -> Iterator[RepViTBlockConfig]:
@@ -68,7 +67,6 @@ class ViTConfig:
     grid_size: int = 64
     """Patches a side that the tables of positions are stored for: the training image size over `patch_size`."""
     mlp_ratio: int = 4
-    neck_channels: int = 256
     family: Literal["vit"] = "vit"
 
     def runs(self) -> list[list[tuple[int, ...]]]:
@@ -88,8 +86,27 @@ class ViTConfig:
         return runs
 
 
-EncoderConfig = RepViTConfig | ViTConfig
-_FAMILIES: dict[str, type[EncoderConfig]] = {"repvit": RepViTConfig, "vit": ViTConfig}
+@dataclass(frozen=True)
+class TinyViTConfig:
+    """TinyViT (arXiv 2207.10666) as MobileSAM's image encoder (2306.14289): the last stage stays at stride 16."""
+
+    channels: tuple[int, ...]
+    """Width of each stage. The first is made of MBConv blocks, the others of attention within windows."""
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    """Attention heads of each stage; the first has none and its number is not used."""
+    window_sizes: tuple[int, ...]
+    """Side of each stage's windows, in tokens; the first is not used."""
+    expansion: int = 4
+    """Of the MBConv blocks."""
+    mlp_ratio: int = 4
+    num_classes: int = 1000
+    """Of the classification head, which the published checkpoint carries along and nothing uses."""
+    family: Literal["tiny_vit"] = "tiny_vit"
+
+
+EncoderConfig = RepViTConfig | ViTConfig | TinyViTConfig
+_FAMILIES: dict[str, type[EncoderConfig]] = {"repvit": RepViTConfig, "vit": ViTConfig, "tiny_vit": TinyViTConfig}
 
 
 @dataclass(frozen=True)
@@ -130,7 +147,7 @@ class SamConfig:
     @property
     def has_batch_norm(self) -> bool:
         """Whether the training form holds statistics, and differs from the deploy form at all."""
-        return isinstance(self.image_encoder, RepViTConfig)
+        return not isinstance(self.image_encoder, ViTConfig)
 
     @property
     def embedding_size(self) -> int:
@@ -142,27 +159,44 @@ class SamConfig:
         """Side of the decoder's mask logits and of mask prompts: S / 4."""
         return self.image_size // 4
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `from_dict` is the inverse."""
-        return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SamConfig:
-        """Rebuild a config from `to_dict`'s output, also after a trip through JSON.
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """RepViT as an ImageNet classifier, whose backbone is what distillation starts from."""
 
-        Raises:
-          ValueError: a field is missing or unknown.
-        """
-        try:
-            encoder: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in values["image_encoder"].items()
-            }
-            rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-            rest["image_encoder"] = _FAMILIES[encoder["family"]](**encoder)
-            rest["mask_decoder"] = MaskDecoderConfig(**values["mask_decoder"])
-            return cls(**rest)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a model config of this library: {error}") from error
+    name: str
+    backbone: RepViTConfig
+    distilled: bool
+    """Two heads, the second trained on a teacher's answers; their mean is the result (arXiv 2012.12877)."""
+    num_classes: int = 1000
+    image_size: int = 224
+    """Side S of the square that images are resized and cropped to, in pixels."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % 32:
+            raise ValueError(f"a classifier's image_size must be a positive multiple of 32, got {self.image_size}")
+
+    has_batch_norm = True
+
+
+ModelConfig = SamConfig | ClassifierConfig
+
+
+def config_from_dict(values: dict[str, Any]) -> ModelConfig:
+    """Rebuild a config from `dataclasses.asdict`'s output, also after a trip through JSON.
+
+    Raises:
+      ValueError: a field is missing or unknown.
+    """
+    try:
+        trunk = "backbone" if "backbone" in values else "image_encoder"
+        encoder: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values[trunk].items()}
+        rest = {**values, trunk: _FAMILIES[encoder["family"]](**encoder)}
+        if trunk == "backbone":
+            return ClassifierConfig(**rest)
+        return SamConfig(**{**rest, "mask_decoder": MaskDecoderConfig(**values["mask_decoder"])})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a model config of this library: {error}") from error
 
 
 _ENCODERS = {
@@ -174,40 +208,85 @@ _ENCODERS = {
     "m2_3": RepViTConfig(channels=(80, 160, 320, 640), depths=(7, 7, 35, 2)),
 }
 
+_TINY_DECODER = MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8)
+_TINY_REPVIT = RepViTConfig(channels=(8, 16, 24, 32), depths=(3, 2, 5, 2))
+
 PRESETS: dict[str, SamConfig] = {
-    "repvit_sam": SamConfig("repvit_sam", _ENCODERS["m2_3"]),
-    **{f"repvit_sam_{m}": SamConfig(f"repvit_sam_{m}", c) for m, c in _ENCODERS.items() if m != "m2_3"},
-    "sam_vit_b": SamConfig("sam_vit_b", ViTConfig(768, 12, 12, (2, 5, 8, 11))),
-    "sam_vit_l": SamConfig("sam_vit_l", ViTConfig(1024, 24, 16, (5, 11, 17, 23))),
-    "sam_vit_h": SamConfig("sam_vit_h", ViTConfig(1280, 32, 16, (7, 15, 23, 31))),
-    "tiny": SamConfig(
-        "tiny",
-        RepViTConfig(channels=(8, 16, 24, 32), depths=(3, 2, 5, 2), neck_channels=32),
-        MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8),
-        image_size=128,
-    ),
-    "tiny_vit_sam": SamConfig(
-        "tiny_vit_sam",
-        ViTConfig(32, 4, 2, (1, 3), window_size=3, grid_size=8, mlp_ratio=2, neck_channels=32),
-        MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8),
-        image_size=128,
-    ),
+    config.name: config
+    for config in (
+        SamConfig("repvit_sam", _ENCODERS["m2_3"]),
+        *(SamConfig(f"repvit_sam_{m}", encoder) for m, encoder in _ENCODERS.items() if m != "m2_3"),
+        SamConfig("sam_vit_b", ViTConfig(768, 12, 12, (2, 5, 8, 11))),
+        SamConfig("sam_vit_l", ViTConfig(1024, 24, 16, (5, 11, 17, 23))),
+        SamConfig("sam_vit_h", ViTConfig(1280, 32, 16, (7, 15, 23, 31))),
+        SamConfig("mobile_sam", TinyViTConfig((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7))),
+        SamConfig("tiny", _TINY_REPVIT, _TINY_DECODER, image_size=128),
+        SamConfig(
+            "tiny_vit_sam",
+            ViTConfig(32, 4, 2, (1, 3), window_size=3, grid_size=8, mlp_ratio=2),
+            _TINY_DECODER,
+            image_size=128,
+        ),
+        SamConfig(
+            "tiny_mobile_sam",
+            TinyViTConfig((8, 16, 24, 32), (2, 2, 3, 2), (1, 2, 3, 4), (3, 3, 5, 3), num_classes=10),
+            _TINY_DECODER,
+            image_size=128,
+        ),
+    )
 }
-"""`repvit_sam` is the published model (RepViT-M2.3); `tiny` and `tiny_vit_sam` are for tests."""
+"""The segmenters. `repvit_sam` is the published model (RepViT-M2.3); the tiny ones, one a family, are for tests."""
 
 
-ALIASES = {"repvit": "repvit_sam", "vit_b": "sam_vit_b", "vit_l": "sam_vit_l", "vit_h": "sam_vit_h"}
+def _classifiers(name: str, backbone: RepViTConfig, **kwargs: Any) -> Iterator[ClassifierConfig]:
+    backbone = dataclasses.replace(backbone, last_stride=2)
+    yield ClassifierConfig(name, backbone, distilled=False, **kwargs)
+    yield ClassifierConfig(f"{name}_distill", backbone, distilled=True, **kwargs)
+
+
+CLASSIFIERS: dict[str, ClassifierConfig] = {
+    config.name: config
+    for variant, encoder in _ENCODERS.items()
+    for config in _classifiers(f"repvit_{variant}", encoder)
+} | {config.name: config for config in _classifiers("tiny_repvit", _TINY_REPVIT, num_classes=10, image_size=64)}
+"""RepViT's ImageNet classifiers, with one head and with two, as published; the tiny ones are for tests."""
+
+MODELS: dict[str, ModelConfig] = {**PRESETS, **CLASSIFIERS}
+"""All of them."""
+
+ALIASES = {
+    "repvit": "repvit_sam",
+    "vit_b": "sam_vit_b",
+    "vit_l": "sam_vit_l",
+    "vit_h": "sam_vit_h",
+    "vit_t": "mobile_sam",
+}
 """Names in the registries of the official repositories -> presets."""
 
 
-def get_config(name: str, image_size: int | None = None) -> SamConfig:
-    """The preset called `name` (or by its official name, such as `vit_b`), with another `image_size` if given.
+def get_model_config(name: str, image_size: int | None = None) -> ModelConfig:
+    """The preset called `name`, a segmenter (also by its official name, such as `vit_b`) or a classifier.
 
     Raises:
-      ValueError: no preset has that name, or the size is not a multiple of 16.
+      ValueError: no preset has that name, or the model can't have that image size.
     """
     name = ALIASES.get(name, name)
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
-    config = PRESETS[name]
-    return config if image_size is None else dataclasses.replace(config, image_size=image_size)
+    if name not in MODELS:
+        raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(MODELS)}")
+    return MODELS[name] if image_size is None else dataclasses.replace(MODELS[name], image_size=image_size)
+
+
+def get_config(name: str, image_size: int | None = None) -> SamConfig:
+    """The segmenter called `name`, with another `image_size` if given; errors as in `get_model_config`."""
+    config = get_model_config(name, image_size)
+    if not isinstance(config, SamConfig):
+        raise ValueError(f"{name} is a classifier; the segmenters are {', '.join(PRESETS)}")
+    return config
+
+
+def get_classifier_config(name: str, image_size: int | None = None) -> ClassifierConfig:
+    """The classifier called `name`, with another `image_size` if given; errors as in `get_model_config`."""
+    config = get_model_config(name, image_size)
+    if not isinstance(config, ClassifierConfig):
+        raise ValueError(f"{name} is a segmenter; the classifiers are {', '.join(CLASSIFIERS)}")
+    return config

@@ -218,6 +218,17 @@ class ConvBN(nnx.Module):
         return self.bn(self.conv(x), train)
 
 
+class BNLinear(nnx.Module):
+    """BatchNorm, then a linear layer: the head of LeViT and of RepViT."""
+
+    def __init__(self, din: int, dout: int, *, dtype: jnp.dtype, rngs: Keys):
+        self.bn = BatchNorm(din, dtype=dtype)
+        self.linear = Linear(din, dout, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch din"]) -> Float[Array, "*batch dout"]:
+        return self.linear(self.bn(x))
+
+
 def conv_bn(
     kind: ConvKind,
     cin: int,
@@ -292,6 +303,9 @@ class Neck(nnx.Module):
         self.conv2 = Conv("dense3x3", cout, cout, use_bias=False, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(cout, epsilon=1e-6, dtype=jnp.float32, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w cin"], stages: Stages) -> Float[Array, "b h w cout"]:
-        stages["neck"] = x = self.norm1(self.conv1(x))
-        return self.norm2(self.conv2(x))
+    def __call__(self, x: Float[Array, "b h w cin"], stages: Stages | None) -> Float[Array, "b h w cout"]:
+        middle = self.norm1(self.conv1(x))
+        out = self.norm2(self.conv2(middle))
+        if stages is not None:
+            stages["neck"], stages["embedding"] = middle, out
+        return out

@@ -13,12 +13,23 @@ import jax
 
 from . import checkpoint
 from .checkpoint import CheckpointError
-from .config import FORMS, Form, SamConfig
+from .classifier import Classifier
+from .config import FORMS, ClassifierConfig, Form, ModelConfig
+from .model import Params
 from .reparam import ReparamError, fuse
-from .sam import Params, Sam
+from .sam import Sam
 
 
-def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[SamConfig, Form, Params]:
+def model_of(
+    config: ModelConfig, form: Form = "deploy", dtype: Literal["float32", "bfloat16"] = "float32"
+) -> Sam | Classifier:
+    """The segmenter or the classifier that a config describes."""
+    if isinstance(config, ClassifierConfig):
+        return Classifier(config, form, dtype)
+    return Sam(config, form, dtype)
+
+
+def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[ModelConfig, Form, Params]:
     """The checked params of a file, as NumPy arrays, fused if the deploy form of a training-form file is asked for.
 
     Args:
@@ -36,7 +47,7 @@ def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[SamC
     arrays, metadata = checkpoint.read(path)
     config, stored = metadata.config, metadata.form
     try:
-        expected = dict(checkpoint.flatten(Sam(config, stored).abstract_params()))
+        expected = dict(checkpoint.flatten(model_of(config, stored).abstract_params()))
     except Exception as error:  # a damaged config is free to be any nonsense
         raise CheckpointError(f"{path} can't be loaded: its metadata are damaged: {error}") from error
     checkpoint.check(arrays, expected, f"{path} ({config.name}, {stored} form)")
@@ -77,6 +88,25 @@ def load(
         file names (all of them are listed), or a deploy-form file where the training form was asked for.
       ValueError: an unknown form or dtype, or an image size that is no multiple of 16.
     """
+    model, params = _load(path, form, dtype, image_size)
+    if not isinstance(model, Sam):
+        raise CheckpointError(f"{path} holds the classifier {model.config.name}; load_classifier reads it")
+    return model, params
+
+
+def load_classifier(
+    path: str | os.PathLike, *, form: Form = "deploy", dtype: Literal["float32", "bfloat16"] = "float32"
+) -> tuple[Classifier, Params]:
+    """A RepViT classifier and its params, as `load` does it for segmenters; arguments and errors are the same."""
+    model, params = _load(path, form, dtype, None)
+    if not isinstance(model, Classifier):
+        raise CheckpointError(f"{path} holds the segmenter {model.config.name}; load reads it")
+    return model, params
+
+
+def _load(
+    path: str | os.PathLike, form: Form, dtype: Literal["float32", "bfloat16"], image_size: int | None
+) -> tuple[Sam | Classifier, Params]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
@@ -88,4 +118,4 @@ def load(
     config, form, params = read_params(path, form)
     if image_size is not None:
         config = dataclasses.replace(config, image_size=image_size)
-    return Sam(config, form, dtype), jax.tree.map(jax.numpy.asarray, params)
+    return model_of(config, form, dtype), jax.tree.map(jax.numpy.asarray, params)

@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from . import transforms
+from .model import Params
 from .prompts import Prompt, bucket, pack, read_prompts
-from .sam import Params, Sam
+from .sam import Sam
 
 # Module-level, so that all predictors of one model share their compiled programs.
 _encode = jax.jit(Sam.encode, static_argnums=0)

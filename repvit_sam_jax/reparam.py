@@ -1,8 +1,9 @@
 """Structural reparameterization: training-form params to deploy-form params (arXiv 2307.09283, section 3).
 
-Every Conv+BN becomes one convolution with bias, and every RepVGGDW (3x3 branch, 1x1 branch, identity, outer
-BatchNorm) one 3x3 depthwise convolution. A pure function on nested dicts of arrays. The arithmetic is NumPy's
-float64, because folding in float32 costs accuracy that the model then never gets back.
+Every Conv+BN becomes one convolution with bias, every RepVGGDW (3x3 branch, 1x1 branch, identity, outer BatchNorm)
+one 3x3 depthwise convolution, and a classifier's one or two BN+Linear heads one linear layer. A pure function on nested
+dicts of arrays. The arithmetic is NumPy's float64, because folding in float32 costs accuracy that the model then never
+gets back.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 EPSILON = 1e-5
-"""BatchNorm's, in every official RepViT."""
+"""BatchNorm's, in every official RepViT and TinyViT."""
 
 
 class ReparamError(ValueError):
@@ -50,11 +51,15 @@ def _fuse_node(node: Any, stats: Any, path: str) -> Any:
         return _to_leaves(*_repvgg_dw(node, stats, path), path)
     if keys == {"conv", "bn"}:
         return _to_leaves(*_conv_bn(node, stats, path), path)
+    if keys == {"bn", "linear"}:
+        return _to_leaves(*_bn_linear(node, stats, path), path)
     if "bn" in keys:
         raise ReparamError(f"{path} holds a BatchNorm that nothing here folds: its keys are {sorted(keys)}")
     stray = set(stats or {}) - keys
     if stray:
         raise ReparamError(f"batch_stats has statistics at {path} that nothing uses: {sorted(stray)}")
+    if keys >= {"head", "head_dist"}:
+        return _mean_of_heads(node, stats, path)
     return {key: _fuse_node(value, (stats or {}).get(key, {}), f"{path}/{key}") for key, value in node.items()}
 
 
@@ -64,6 +69,28 @@ def _conv_bn(node: Mapping[str, Any], stats: Mapping[str, Any], path: str) -> tu
         raise ReparamError(f"{path}/conv should hold a kernel alone, its keys are {sorted(conv)}")
     scale, shift = _affine(node["bn"], _statistics(stats, {"bn"}, path)["bn"], f"{path}/bn")
     return np.asarray(conv["kernel"], np.float64) * scale, shift
+
+
+def _bn_linear(node: Mapping[str, Any], stats: Mapping[str, Any], path: str) -> tuple[np.ndarray, np.ndarray]:
+    linear = node["linear"]
+    if set(linear) != {"kernel", "bias"}:
+        raise ReparamError(f"{path}/linear should hold kernel and bias, its keys are {sorted(linear)}")
+    scale, shift = _affine(node["bn"], _statistics(stats, {"bn"}, path)["bn"], f"{path}/bn")
+    kernel = np.asarray(linear["kernel"], np.float64)
+    return kernel * scale[:, None], np.asarray(linear["bias"], np.float64) + shift @ kernel
+
+
+def _mean_of_heads(node: Mapping[str, Any], stats: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """A distilled classifier answers with the mean of its two heads; linear as they are, that is one layer."""
+    names = ("head", "head_dist")
+    for name in names:
+        if set(node[name]) != {"bn", "linear"}:
+            raise ReparamError(f"{path}/{name} should hold bn and linear, its keys are {sorted(node[name])}")
+    rest = {key: value for key, value in node.items() if key not in names}
+    fused = _fuse_node(rest, {key: value for key, value in stats.items() if key not in names}, path)
+    heads = [_bn_linear(node[name], stats.get(name, {}), f"{path}/{name}") for name in names]
+    kernel, bias = ((first + second) / 2 for first, second in zip(*heads, strict=True))
+    return {**fused, "head": _to_leaves(kernel, bias, f"{path}/head")}
 
 
 def _repvgg_dw(node: Mapping[str, Any], stats: Mapping[str, Any], path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -14,81 +14,40 @@ the running statistics of BatchNorm, which are state and no parameters. `split_b
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from .config import FORMS, Form, SamConfig, ViTConfig, get_config
+from .config import Form, SamConfig, TinyViTConfig, ViTConfig, get_config
 from .encoders.repvit import RepViTEncoder
+from .encoders.tiny_vit import TinyViTEncoder
 from .encoders.vit import ViTEncoder
 from .layers import Keys, Stages
 from .mask_decoder import MaskDecoder
+from .model import Model, Params, to_params
 from .prompt_encoder import PromptEncoder, Prompts
-
-Params = dict[str, Any]
-"""A nested dict of arrays under string keys."""
-
-DTYPES = ("float32", "bfloat16")
 
 
 class _Modules(nnx.Module):
-    """The modules behind `Sam`; the names of its attributes are the top-level keys of `params`."""
-
-    def __init__(self, config: SamConfig, *, form: Form, dtype: str, rngs: Keys):
-        compute = jnp.dtype(dtype)
-        encoder = config.image_encoder
-        self.image_encoder: RepViTEncoder | ViTEncoder
+    def __init__(self, config: SamConfig, *, form: Form, dtype: jnp.dtype, rngs: Keys):
+        encoder, decoder = config.image_encoder, config.mask_decoder
+        common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.image_encoder: RepViTEncoder | ViTEncoder | TinyViTEncoder
         if isinstance(encoder, ViTConfig):
-            self.image_encoder = ViTEncoder(encoder, dtype=compute, rngs=rngs)
+            self.image_encoder = ViTEncoder(encoder, decoder.embed_dim, **common)
+        elif isinstance(encoder, TinyViTConfig):
+            self.image_encoder = TinyViTEncoder(encoder, decoder.embed_dim, deploy=form == "deploy", **common)
         else:
-            self.image_encoder = RepViTEncoder(encoder, deploy=form == "deploy", dtype=compute, rngs=rngs)
-        self.prompt_encoder = PromptEncoder(config.mask_decoder, dtype=compute, rngs=rngs)
-        self.mask_decoder = MaskDecoder(config.mask_decoder, dtype=compute, rngs=rngs)
+            self.image_encoder = RepViTEncoder(encoder, decoder.embed_dim, deploy=form == "deploy", **common)
+        self.prompt_encoder = PromptEncoder(decoder, **common)
+        self.mask_decoder = MaskDecoder(decoder, **common)
 
 
-@functools.lru_cache(maxsize=32)
-def _abstract(model: Sam) -> tuple[nnx.GraphDef, Params]:
-    """The structure of the modules and the shapes of their params, without computing any."""
-    modules = nnx.eval_shape(
-        lambda key: _Modules(model.config, form=model.form, dtype=model.dtype, rngs=Keys(key)), jax.random.key(0)
-    )
-    return nnx.split(modules)[0], _to_params(modules)
-
-
-def split_batch_stats(params: Params) -> tuple[Params, Params]:
-    """(what is trained, the running statistics); the second is empty in deploy form.
-
-    The statistics hold integer counters, so differentiate with respect to the first and put the second back:
-    `jax.grad(lambda p: loss(model.encode({**p, "batch_stats": stats}, images)))(trained)`.
-    """
-    trained = {k: v for k, v in params.items() if k != "batch_stats"}
-    return trained, params.get("batch_stats", {})
-
-
-@dataclasses.dataclass(frozen=True)
-class Sam:
-    """A segmenter without its parameters: what to compute, in which form and in which precision.
-
-    Attributes:
-      config: the architecture.
-      form: `deploy` (fused, for inference) or `train` (every branch and BatchNorm); the same for encoders without.
-      dtype: of the arithmetic, `float32` or `bfloat16`. Parameters are float32 in either case; so are the results.
-    """
-
-    config: SamConfig
-    form: Form = "deploy"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {self.form!r}")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+class Sam(Model[SamConfig]):
+    """A segmenter without its parameters: `config`, `form` and `dtype`, as in `Model`."""
 
     @classmethod
     def from_preset(
@@ -102,17 +61,8 @@ class Sam:
         """The model of a preset, such as `repvit_sam`; see `config.PRESETS`. Raises ValueError for unknown values."""
         return cls(get_config(name, image_size), form, dtype)
 
-    def init(self, key: PRNGKeyArray) -> Params:
-        """Random float32 parameters, for training from scratch (training form) or for tests (deploy form).
-
-        `jax.eval_shape(model.init, key)` gives shapes alone.
-        """
-        modules = _Modules(self.config, form=self.form, dtype=self.dtype, rngs=Keys(key))
-        return _to_params(modules)
-
-    def abstract_params(self) -> Params:
-        """`jax.ShapeDtypeStruct`s of the parameters: the target that checkpoints are held against."""
-        return jax.tree.map(lambda leaf: leaf, _abstract(self)[1])
+    def _modules(self, rngs: Keys) -> _Modules:
+        return _Modules(self.config, form=self.form, dtype=self.compute_dtype, rngs=rngs)
 
     @overload
     def encode(
@@ -155,7 +105,7 @@ class Sam:
         self._check_images(images)
         modules = self._merge(params)
         embeddings = modules.image_encoder(images, train=True)
-        return embeddings, _to_params(modules).get("batch_stats", {})
+        return embeddings, to_params(modules).get("batch_stats", {})
 
     @overload
     def decode(
@@ -214,17 +164,6 @@ class Sam:
         stages["low_res_masks"], stages["iou_predictions"] = masks, iou
         return masks, iou, stages
 
-    def _merge(self, params: Params) -> _Modules:
-        if self.config.has_batch_norm and self.form == "train" and "batch_stats" not in params:
-            raise ValueError(
-                'the training form needs params["batch_stats"], and these have none: they are deploy-form params, or '
-                'split_batch_stats took it out: put it back, {**params, "batch_stats": batch_stats}'
-            )
-        if (not self.config.has_batch_norm or self.form == "deploy") and "batch_stats" in params:
-            raise ValueError("these are training-form params; fuse them with repvit_sam_jax.reparam.fuse first")
-        graphdef, _ = _abstract(self)
-        return nnx.merge(graphdef, *split_batch_stats(params), copy=True)
-
     def _check_images(self, images: Array) -> None:
         size = self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (size, size, 3):
@@ -253,9 +192,3 @@ class Sam:
             raise ValueError(f"point_labels must be integers, got {prompts.point_labels.dtype}")
         if prompts.point_valid.dtype != bool:
             raise ValueError(f"point_valid must be boolean, got {prompts.point_valid.dtype}")
-
-
-def _to_params(modules: _Modules) -> Params:
-    trained = nnx.to_pure_dict(nnx.state(modules, nnx.Param))
-    statistics = nnx.to_pure_dict(nnx.state(modules, nnx.BatchStat))
-    return {**trained, "batch_stats": statistics} if statistics else trained

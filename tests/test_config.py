@@ -1,13 +1,22 @@
 """Presets against the block tables of the official classifiers, and configs through JSON."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from repvit_sam_jax import PRESETS, Sam, SamConfig, get_config
-from repvit_sam_jax.config import FORMS, RepViTConfig, ViTConfig
+from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, Sam, get_config
+from repvit_sam_jax.config import (
+    FORMS,
+    MODELS,
+    RepViTConfig,
+    ViTConfig,
+    config_from_dict,
+    get_classifier_config,
+    get_model_config,
+)
 
 from .helpers import GOLDEN
 
@@ -72,19 +81,39 @@ def test_published_size():
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == official == 27_223_736
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", list(CLASSIFIERS))
+def test_every_classifier_initialises_and_runs_abstractly(name, form):
+    model = Classifier.from_preset(name, form=form)
+    size = model.config.image_size
+    images = jax.ShapeDtypeStruct((2, size, size, 3), np.float32)
+    out = jax.eval_shape(lambda key, x: model.classify(model.init(key), x), jax.random.key(0), images)
+    assert (out.shape, out.dtype) == ((2, model.config.num_classes), np.float32)
+    assert ("head_dist" in model.abstract_params()) == (form == "train" and name.endswith("_distill"))
+
+
+@pytest.mark.parametrize("name", list(MODELS))
 def test_config_survives_json(name):
-    config = get_config(name, 512)
-    again = SamConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    config = get_model_config(name, 512)
+    again = config_from_dict(json.loads(json.dumps(dataclasses.asdict(config))))
     assert again == config
     assert again.image_size == 512
     assert hash(Sam(again)) == hash(Sam(config))
 
 
+def test_segmenters_and_classifiers_are_not_mixed_up():
+    with pytest.raises(ValueError, match="repvit_m2_3 is a classifier; the segmenters are repvit_sam, "):
+        get_config("repvit_m2_3")
+    with pytest.raises(ValueError, match="vit_b is a segmenter; the classifiers are repvit_m0_6, "):
+        get_classifier_config("vit_b")
+    with pytest.raises(ValueError, match="multiple of 32, got 240"):
+        get_classifier_config("repvit_m2_3", 240)
+
+
 def test_damaged_config_is_an_error():
-    values = PRESETS["tiny"].to_dict()
+    values = dataclasses.asdict(PRESETS["tiny"])
     del values["image_encoder"]
     with pytest.raises(ValueError, match="image_encoder"):
-        SamConfig.from_dict(values)
+        config_from_dict(values)
     with pytest.raises(ValueError, match="colour"):
-        SamConfig.from_dict({**PRESETS["tiny"].to_dict(), "colour": 1})
+        config_from_dict({**dataclasses.asdict(PRESETS["tiny"]), "colour": 1})

@@ -14,7 +14,8 @@ from convert import mapping
 from convert.parity import parity
 from convert.synthetic import synthetic_image, synthetic_state_dict, write
 from convert.torch_models import Sam as TorchSam
-from repvit_sam_jax import PRESETS, Sam, SamPredictor, reparam, transforms
+from convert.torch_models import twin_of
+from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, Sam, SamPredictor, reparam, transforms
 
 from .helpers import GOLDEN, relative_rms, sample
 
@@ -23,10 +24,15 @@ pytestmark = pytest.mark.torch
 ENCODER, FLIPS = 5e-5, 1e-5
 
 
+def official_state(file: str) -> dict[str, np.ndarray]:
+    """The weights that the golden numbers were computed with."""
+    manifest = json.loads((GOLDEN / f"{file}.json").read_text())
+    return synthetic_state_dict({key: (tuple(shape), dtype) for key, (shape, dtype) in manifest.items()}, seed=0)
+
+
 @pytest.fixture(scope="module")
 def converted():
-    manifest = {k: (tuple(s), d) for k, (s, d) in json.loads((GOLDEN / "repvit.json").read_text()).items()}
-    state = synthetic_state_dict(manifest, seed=0)
+    state = official_state("repvit")
     config, form = mapping.identify(state)
     assert (config.name, form) == ("repvit_sam", "train")
     params = mapping.to_params(state, config, form)
@@ -139,9 +145,8 @@ def test_other_image_sizes_and_variants(tmp_path, name, image_size):
 def test_twin_is_the_official_code():
     """The twin reproduces the official embedding to the last digits, so that the decoder's bar, held against the twin
     from an identical embedding, is held against the official code."""
-    manifest = {k: (tuple(s), d) for k, (s, d) in json.loads((GOLDEN / "repvit.json").read_text()).items()}
     twin = TorchSam(PRESETS["repvit_sam"]).eval()
-    state = synthetic_state_dict(manifest, seed=0)
+    state = official_state("repvit")
     twin.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
     golden = np.load(GOLDEN / "repvit_seed0_600x900.npz")
     images = transforms.preprocess(synthetic_image(600, 900), 1024).transpose(0, 3, 1, 2).copy()
@@ -155,3 +160,68 @@ def test_twin_is_the_official_code():
     assert found < ENCODER
     assert decoded < ENCODER
     np.testing.assert_allclose(iou[0], golden["points/multi/iou"], atol=ENCODER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "name", "form"),
+    [("vit_b", "sam_vit_b", "deploy"), ("vit_t", "mobile_sam", "train"), ("vit_t", "mobile_sam", "deploy")],
+)
+def test_the_other_encoders(file, name, form):
+    """ViT-B and MobileSAM, at 1e-5."""
+    state = official_state(file)
+    config, stored = mapping.identify(state)
+    assert config.name == name
+    params = mapping.to_params(state, config, stored)
+    if form != stored:
+        params = reparam.fuse(params)
+    predictor = SamPredictor(Sam(config, form), params)
+    predictor.set_image(synthetic_image(600, 900))
+    golden = np.load(GOLDEN / f"{file}_seed0_600x900.npz")
+    embedding = np.asarray(predictor.get_image_embedding()).transpose(0, 3, 1, 2)
+    found = {"embedding": relative_rms(sample(embedding), golden["image_embedding"])}
+    points, box = np.array([[270.0, 240.0], [630.0, 360.0]]), [180.0, 150.0, 675.0, 480.0]
+    given = {"point": (points[:1], [1], None), "points": (points, [1, 0], None), "box": (None, None, box)}
+    for name, prompt in given.items():
+        for kind in ("multi", "single"):
+            logits, iou, low_res = predictor.predict(*prompt, multimask_output=kind == "multi", return_logits=True)
+            found[f"{name}/{kind}/low_res"] = relative_rms(sample(low_res), golden[f"{name}/{kind}/low_res"])
+            found[f"{name}/{kind}/logits"] = relative_rms(sample(logits), golden[f"{name}/{kind}/logits"])
+            found[f"{name}/{kind}/iou"] = float(np.abs(iou - golden[f"{name}/{kind}/iou"]).max())
+    for name, value in found.items():
+        print(f"  {name:28s} {value:.2e}")
+        assert value <= 1e-5, name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("repvit_m0_6_distill", "repvit_m1_1") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CLASSIFIERS
+        if not name.startswith("tiny")
+    ],
+)
+def test_classifiers(name):
+    """Logits in both forms. Where the golden numbers themselves are further from the exact result than the bar, as for
+    M1.5, twice that distance takes its place; see docs/parity.md."""
+    state = official_state(name)
+    config, form = mapping.identify(state)
+    assert (config.name, form) == (name, "train")
+    params = mapping.to_params(state, config, form)
+    golden = np.load(GOLDEN / f"{name}_seed0_224x224.npz")["logits"]
+    pixels = synthetic_image(224, 224).astype(np.float32)
+    images = ((pixels - np.float32([transforms.PIXEL_MEAN])) / np.float32([transforms.PIXEL_STD]))[None]
+    twin = twin_of(config).double()
+    twin.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
+    with torch.no_grad():
+        exact = twin(torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float64)))
+    own = relative_rms(golden, exact)
+    bar = max(5e-5 if name.startswith("repvit_m2_3") else 1e-5, 2 * own)
+    found = {
+        "train": jax.jit(Classifier(config, "train").classify)(params, images),
+        "deploy": jax.jit(Classifier(config, "deploy").classify)(reparam.fuse(params), images),
+    }
+    for kind, logits in found.items():
+        distance = relative_rms(logits, golden)
+        print(f"  {name:20s} {kind:6s} {distance:.2e} (bound {bar:.0e}; golden from float64: {own:.1e})")
+        assert distance <= bar

@@ -1,47 +1,14 @@
-"""RepViT as SAM's image encoder, in PyTorch. The attribute names follow the keys of the published state dict."""
+"""RepViT as SAM's image encoder and as a classifier, in PyTorch. Attribute names follow the published keys."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from repvit_sam_jax.config import RepViTBlockConfig, RepViTConfig
+from repvit_sam_jax.config import ClassifierConfig, RepViTBlockConfig, RepViTConfig
 from repvit_sam_jax.layers import squeeze_width
 
-from .common import neck
-
-
-def _folded(conv: nn.Conv2d, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> nn.Conv2d:
-    """A convolution with `conv`'s geometry and these float64 weights, rounded to float32."""
-    out, _, height, width = weight.shape
-    folded = nn.Conv2d(conv.in_channels, out, (height, width), conv.stride, padding, groups=conv.groups)  # type: ignore[arg-type]
-    folded.load_state_dict({"weight": weight, "bias": bias})
-    return folded.to(conv.weight.device).train(conv.training)
-
-
-def _scale_and_shift(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    assert bn.running_var is not None
-    assert bn.running_mean is not None
-    scale = bn.weight.double() / torch.sqrt(bn.running_var.double() + bn.eps)
-    return scale, bn.bias.double() - bn.running_mean.double() * scale
-
-
-class ConvBN(nn.Sequential):
-    """`c`, a convolution without bias, and `bn`."""
-
-    c: nn.Conv2d
-    bn: nn.BatchNorm2d
-
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, scale_init: float = 1.0):
-        super().__init__()
-        self.add_module("c", nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False))
-        self.add_module("bn", nn.BatchNorm2d(cout))
-        nn.init.constant_(self.bn.weight, scale_init)
-
-    @torch.no_grad()
-    def fuse(self) -> nn.Conv2d:
-        scale, shift = _scale_and_shift(self.bn)
-        return _folded(self.c, self.c.weight.double() * scale[:, None, None, None], shift, self.c.padding)  # type: ignore[arg-type]
+from .common import ConvBN, neck, scale_and_shift, with_weights
 
 
 class RepVGGDW(nn.Module):
@@ -58,13 +25,13 @@ class RepVGGDW(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> nn.Conv2d:
-        inner_scale, inner_shift = _scale_and_shift(self.conv.bn)
+        inner_scale, inner_shift = scale_and_shift(self.conv.bn)
         weight = self.conv.c.weight.double() * inner_scale[:, None, None, None]
         weight[:, :, 1, 1] += self.conv1.weight.double()[:, :, 0, 0] + 1.0
         assert self.conv1.bias is not None
         bias = inner_shift + self.conv1.bias.double()
-        scale, shift = _scale_and_shift(self.bn)
-        return _folded(self.conv.c, weight * scale[:, None, None, None], bias * scale + shift, (1, 1))
+        scale, shift = scale_and_shift(self.bn)
+        return with_weights(self.conv.c, weight * scale[:, None, None, None], bias * scale + shift, (1, 1))
 
 
 class SqueezeExcite(nn.Module):
@@ -111,32 +78,92 @@ class RepViTBlock(nn.Module):
         return self.channel_mixer(self.token_mixer(x))
 
 
-class RepViTEncoder(nn.Module):
-    """Images [B, 3, S, S] to embeddings [B, 256, S/16, S/16]."""
+class RepViT(nn.Module):
+    """Stem and blocks, as `features`."""
 
     def __init__(self, config: RepViTConfig):
         super().__init__()
         width = config.channels[0]
         stem = nn.Sequential(ConvBN(3, width // 2, 3, 2), nn.GELU(), ConvBN(width // 2, width, 3, 2))
         self.features = nn.ModuleList([stem, *(RepViTBlock(block) for block in config.blocks())])
-        self.neck = neck(config.channels[-1], config.neck_channels)
 
     def stages(self) -> dict[str, tuple[str, bool]]:
         """Name of a stage in JAX -> the submodule that computes it, and whether its output is channels first."""
         blocks = {f"blocks.{i}": (f"features.{i}", True) for i in range(1, len(self.features))}
-        return {"stem": ("features.0", True), **blocks, "neck": ("neck.1", True), "embedding": ("neck.3", True)}
+        return {"stem": ("features.0", True), **blocks}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def extract(self, x: Tensor) -> Tensor:
+        """The last block's output."""
         for feature in self.features:
             x = feature(x)
-        return self.neck(x)
+        return x
 
 
-def fuse(module: nn.Module) -> nn.Module:
-    """Replace every ConvBN and RepVGGDW below `module` by its one convolution, in place; returns `module`."""
-    for name, child in module.named_children():
-        if isinstance(child, ConvBN | RepVGGDW):
-            setattr(module, name, child.fuse())
-        else:
-            fuse(child)
-    return module
+class RepViTEncoder(RepViT):
+    """Images [B, 3, S, S] to embeddings [B, C, S/16, S/16]."""
+
+    def __init__(self, config: RepViTConfig, out_channels: int):
+        super().__init__(config)
+        self.neck = neck(config.channels[-1], out_channels)
+
+    def stages(self) -> dict[str, tuple[str, bool]]:
+        return {**super().stages(), "neck": ("neck.1", True), "embedding": ("neck.3", True)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neck(self.extract(x))
+
+
+class BNLinear(nn.Sequential):
+    """`bn`, then `l`, a linear layer."""
+
+    bn: nn.BatchNorm1d
+    l: nn.Linear  # noqa: E741
+
+    def __init__(self, din: int, dout: int):
+        super().__init__()
+        self.add_module("bn", nn.BatchNorm1d(din))
+        self.add_module("l", nn.Linear(din, dout))
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one layer, float64."""
+        scale, shift = scale_and_shift(self.bn)
+        weight = self.l.weight.double()
+        return weight * scale, self.l.bias.double() + weight @ shift
+
+
+class Heads(nn.Module):
+    """One head, or two whose mean is the answer."""
+
+    def __init__(self, dim: int, num_classes: int, distilled: bool):
+        super().__init__()
+        self.classifier = BNLinear(dim, num_classes)
+        self.classifier_dist = BNLinear(dim, num_classes) if distilled else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.classifier(x)
+        return logits if self.classifier_dist is None else (logits + self.classifier_dist(x)) / 2
+
+    @torch.no_grad()
+    def fuse(self) -> nn.Linear:
+        weight, bias = self.classifier.folded()
+        if self.classifier_dist is not None:
+            second = self.classifier_dist.folded()
+            weight, bias = (weight + second[0]) / 2, (bias + second[1]) / 2
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+        layer.load_state_dict({"weight": weight, "bias": bias})
+        return layer
+
+
+class RepViTClassifier(RepViT):
+    """Images [B, 3, S, S] to logits [B, classes]."""
+
+    def __init__(self, config: ClassifierConfig):
+        super().__init__(config.backbone)
+        self.config = config
+        self.classifier = Heads(config.backbone.channels[-1], config.num_classes, config.distilled)
+
+    def stages(self) -> dict[str, tuple[str, bool]]:
+        return {**super().stages(), "logits": ("classifier", False)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.extract(x).mean((2, 3)))

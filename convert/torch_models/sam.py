@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repvit_sam_jax.config import MaskDecoderConfig, SamConfig, ViTConfig
+from repvit_sam_jax.config import EncoderConfig, MaskDecoderConfig, SamConfig, TinyViTConfig, ViTConfig
 
-from .common import MLP, LayerNorm2d
-from .repvit import RepViTEncoder, fuse
+from .common import MLP, LayerNorm2d, fuse
+from .repvit import RepViTEncoder
+from .tiny_vit import TinyViTEncoder
 from .vit import ViTEncoder
 
 
@@ -192,14 +193,22 @@ class MaskDecoder(nn.Module):
         return masks.unflatten(2, (4 * h, 4 * w)), self.iou_prediction_head(tokens[:, 0])
 
 
+def image_encoder(config: EncoderConfig, out_channels: int) -> RepViTEncoder | ViTEncoder | TinyViTEncoder:
+    """The encoder of a config's family."""
+    if isinstance(config, ViTConfig):
+        return ViTEncoder(config, out_channels)
+    if isinstance(config, TinyViTConfig):
+        return TinyViTEncoder(config, out_channels)
+    return RepViTEncoder(config, out_channels)
+
+
 class Sam(nn.Module):
     """The whole segmenter. `Sam(config).fuse()` is the deploy form, whose state dict has the fused names."""
 
     def __init__(self, config: SamConfig):
         super().__init__()
         self.config = config
-        encoder = config.image_encoder
-        self.image_encoder = ViTEncoder(encoder) if isinstance(encoder, ViTConfig) else RepViTEncoder(encoder)
+        self.image_encoder = image_encoder(config.image_encoder, config.mask_decoder.embed_dim)
         self.prompt_encoder = PromptEncoder(config)
         self.mask_decoder = MaskDecoder(config.mask_decoder)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from repvit_sam_jax.config import ViTConfig
 
-from .common import GeluMLP, neck
+from .common import GeluMLP, in_windows, neck
 
 
 class PatchEmbed(nn.Module):
@@ -68,29 +68,20 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)
-        x = x + (self._windowed(y) if self.window else self.attn(y))
+        x = x + (in_windows(self.attn, y, self.window) if self.window else self.attn(y))
         return x + self.mlp(self.norm2(x))
-
-    def _windowed(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
-        side = self.window
-        x = functional.pad(x, (0, 0, 0, -w % side, 0, -h % side))
-        rows, columns = x.shape[1] // side, x.shape[2] // side
-        x = x.reshape(b, rows, side, columns, side, c).transpose(2, 3).reshape(-1, side, side, c)
-        x = self.attn(x).reshape(b, rows, columns, side, side, c).transpose(2, 3)
-        return x.reshape(b, rows * side, columns * side, c)[:, :h, :w]
 
 
 class ViTEncoder(nn.Module):
-    """Images [B, 3, S, S] to embeddings [B, 256, S/16, S/16]."""
+    """Images [B, 3, S, S] to embeddings [B, C, S/16, S/16]."""
 
-    def __init__(self, config: ViTConfig):
+    def __init__(self, config: ViTConfig, out_channels: int):
         super().__init__()
         self.patch_embed = PatchEmbed(config.patch_size, config.embed_dim)
         self.pos_embed = nn.Parameter(torch.zeros(1, config.grid_size, config.grid_size, config.embed_dim))
         windows = [0 if i in config.global_attn_indexes else config.window_size for i in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, window) for window in windows)
-        self.neck = neck(config.embed_dim, config.neck_channels)
+        self.neck = neck(config.embed_dim, out_channels)
 
     def stages(self) -> dict[str, tuple[str, bool]]:
         """Name of a stage in JAX -> the submodule that computes it, and whether its output is channels first."""

@@ -1,15 +1,15 @@
-"""Blocks that repeat, applied as one `lax.scan`."""
+"""What encoders share: blocks that repeat, applied as one `lax.scan`, and attention within windows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ..layers import Stages
 
@@ -71,3 +71,14 @@ def _apply_run(
         for group, (_, statistics) in zip(groups, per_group, strict=True):
             nnx.update(nnx.List(group), statistics)
     return x, [outputs for outputs, _ in per_group]
+
+
+def in_windows(attention: Callable[[Array], Array], x: Float[Array, "b s s c"], window: int) -> Float[Array, "b s s c"]:
+    """Attention within windows; the last ones are padded with zeros that take part in it, as in the original."""
+    b, size, _, c = x.shape
+    count = -(-size // window)
+    padding = count * window - size
+    x = jnp.pad(x, ((0, 0), (0, padding), (0, padding), (0, 0)))
+    x = x.reshape(b, count, window, count, window, c).swapaxes(2, 3).reshape(-1, window, window, c)
+    x = attention(x).reshape(b, count, count, window, window, c).swapaxes(2, 3)
+    return x.reshape(b, count * window, count * window, c)[:, :size, :size]

@@ -1,4 +1,4 @@
-"""RepViT (arXiv 2307.09283) as SAM's image encoder: last stage at stride 1, SAM's neck on top (arXiv 2312.05760).
+"""RepViT (arXiv 2307.09283), and on top of it SAM's neck, with the last stage at stride 1 (arXiv 2312.05760).
 
 Reference: THU-MIG/RepViT, `sam/repvit_sam/modeling/repvit.py`. Deliberate difference: there the block whose input
 has 320 channels gets stride 1, which is the last downsampling block only in M2.3; here the last downsampling block
@@ -101,15 +101,31 @@ class Stem(nnx.Module):
         return self.conv2(gelu(self.conv1(x, train)), train)
 
 
-class RepViTEncoder(nnx.Module):
-    """Normalised image to image embedding, at 1/16 of its size."""
+class RepViT(nnx.Module):
+    """The trunk: stem and blocks. Its output has 1/16 of the image's side with `last_stride` 1, 1/32 with 2."""
 
     def __init__(self, config: RepViTConfig, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
         common: dict[str, Any] = {"deploy": deploy, "dtype": dtype, "rngs": rngs}
         self.config, self.dtype = config, dtype
         self.stem = Stem(config.channels[0], **common)
         self.blocks = nnx.Dict({str(b.index): RepViTBlock(b, **common) for b in config.blocks()})
-        self.neck = Neck(config.channels[-1], config.neck_channels, dtype=dtype, rngs=rngs)
+
+    def features(
+        self, images: Float[Array, "b h w 3"], *, train: bool, stages: Stages | None
+    ) -> Float[Array, "b h2 w2 c"]:
+        """The last block's output; `stages`, if given, is filled with `stem`, `blocks.1`, `blocks.2`, ..."""
+        x = self.stem(images.astype(self.dtype), train)
+        if stages is not None:
+            stages["stem"] = x
+        return apply_blocks(self.blocks, _runs(self.config), x, train=train, stages=stages)
+
+
+class RepViTEncoder(RepViT):
+    """Normalised image to image embedding, at 1/16 of its size."""
+
+    def __init__(self, config: RepViTConfig, out_channels: int, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
+        super().__init__(config, deploy=deploy, dtype=dtype, rngs=rngs)
+        self.neck = Neck(config.channels[-1], out_channels, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool = False, stages: Stages | None = None
@@ -118,11 +134,7 @@ class RepViTEncoder(nnx.Module):
 
         `stages`, if given, is filled with the activations `stem`, `blocks.1`, ..., `neck`, `embedding`.
         """
-        record = {} if stages is None else stages
-        x = record["stem"] = self.stem(images.astype(self.dtype), train)
-        x = apply_blocks(self.blocks, _runs(self.config), x, train=train, stages=stages)
-        record["embedding"] = x = self.neck(x, record)
-        return x
+        return self.neck(self.features(images, train=train, stages=stages), stages)
 
 
 def _runs(config: RepViTConfig) -> Iterator[list[tuple[int, ...]]]:

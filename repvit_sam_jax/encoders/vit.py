@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from ..config import ViTConfig
 from ..layers import Keys, LayerNorm, Linear, Neck, Stages, gelu
 from ..transforms import resize_bilinear
-from .blocks import apply_blocks
+from .blocks import apply_blocks, in_windows
 
 QUERY_CHUNK = 1024
 """Queries of global attention whose scores exist at a time: 4096 x 4096 scores of 16 heads in float32 are 1 GB."""
@@ -116,25 +116,14 @@ class ViTBlock(nnx.Module):
     def __call__(self, x: Float[Array, "b s s c"], train: bool = False) -> Float[Array, "b s s c"]:
         del train  # there is no BatchNorm
         y = self.norm1(x)
-        x = x + (_in_windows(self.attn, y, self.window) if self.window else self.attn(y))
+        x = x + (in_windows(self.attn, y, self.window) if self.window else self.attn(y))
         return x + self.mlp(self.norm2(x))
-
-
-def _in_windows(attention: ViTAttention, x: Float[Array, "b s s c"], window: int) -> Float[Array, "b s s c"]:
-    """Attention within windows; the last ones are padded with zeros that take part in it, as in the original."""
-    b, size, _, c = x.shape
-    count = -(-size // window)
-    padding = count * window - size
-    x = jnp.pad(x, ((0, 0), (0, padding), (0, padding), (0, 0)))
-    x = x.reshape(b, count, window, count, window, c).swapaxes(2, 3).reshape(-1, window, window, c)
-    x = attention(x).reshape(b, count, count, window, window, c).swapaxes(2, 3)
-    return x.reshape(b, count * window, count * window, c)[:, :size, :size]
 
 
 class ViTEncoder(nnx.Module):
     """Normalised image to image embedding, at 1/16 of its size."""
 
-    def __init__(self, config: ViTConfig, *, dtype: jnp.dtype, rngs: Keys):
+    def __init__(self, config: ViTConfig, out_channels: int, *, dtype: jnp.dtype, rngs: Keys):
         self.config, self.dtype = config, dtype
         self.patch_embed = PatchEmbed(config.patch_size, config.embed_dim, dtype=dtype, rngs=rngs)
         self.pos_embed = nnx.Param(jnp.zeros((config.grid_size, config.grid_size, config.embed_dim), jnp.float32))
@@ -143,7 +132,7 @@ class ViTEncoder(nnx.Module):
             window = 0 if i in config.global_attn_indexes else config.window_size
             blocks[str(i)] = ViTBlock(config, window=window, dtype=dtype, rngs=rngs)
         self.blocks = nnx.Dict(blocks)
-        self.neck = Neck(config.embed_dim, config.neck_channels, dtype=dtype, rngs=rngs)
+        self.neck = Neck(config.embed_dim, out_channels, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool = False, stages: Stages | None = None
@@ -153,13 +142,13 @@ class ViTEncoder(nnx.Module):
         `stages`, if given, is filled with the activations `stem`, `blocks.0`, ..., `neck`, `embedding`.
         """
         del train
-        record = {} if stages is None else stages
-        x = record["stem"] = self.patch_embed(images)
+        x = self.patch_embed(images)
+        if stages is not None:
+            stages["stem"] = x
         positions = self.pos_embed[...]
         if positions.shape[0] != x.shape[1]:
             resized = resize_bilinear(positions.transpose(2, 0, 1), x.shape[1], x.shape[2])
             positions = resized.transpose(1, 2, 0)
         x = x + positions.astype(self.dtype)
         x = apply_blocks(self.blocks, self.config.runs(), x, stages=stages)
-        record["embedding"] = x = self.neck(x, record)
-        return x
+        return self.neck(x, stages)

@@ -9,9 +9,10 @@ import torch
 from convert import mapping
 from convert.keymap import RULES, jax_to_torch, torch_to_jax
 from convert.layouts import LAYOUTS
-from convert.torch_models import Sam as TorchSam
-from repvit_sam_jax import PRESETS, CheckpointError, Sam, checkpoint
-from repvit_sam_jax.config import FORMS
+from convert.torch_models import twin_of
+from repvit_sam_jax import CLASSIFIERS, CheckpointError, checkpoint
+from repvit_sam_jax.config import FORMS, MODELS, get_model_config
+from repvit_sam_jax.loading import model_of
 
 from ..helpers import GOLDEN
 
@@ -19,20 +20,20 @@ pytestmark = pytest.mark.torch
 
 
 @pytest.mark.parametrize(
-    ("file", "preset"),
-    [("repvit", "repvit_sam"), ("vit_b", "sam_vit_b"), ("vit_l", "sam_vit_l"), ("vit_h", "sam_vit_h")],
+    "file",
+    ["repvit", "vit_b", "vit_l", "vit_h", "vit_t"] + [name for name in CLASSIFIERS if not name.startswith("tiny")],
 )
-def test_table_covers_the_official_manifest_exactly(file, preset):
+def test_table_covers_the_official_manifest_exactly(file):
     manifest = json.loads((GOLDEN / f"{file}.json").read_text())
-    entries = mapping.state_dict_entries(PRESETS[preset], "train")
+    entries = mapping.state_dict_entries(get_model_config(file), "train")
     assert {key: [list(entry.shape), str(entry.dtype)] for key, entry in entries.items()} == manifest
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_table_is_a_bijection(name, form):
     """Each parameter has one key and each key one parameter, and the way back leads home with the same layout."""
-    paths = [path for path, _ in checkpoint.flatten(Sam(PRESETS[name], form).abstract_params())]
+    paths = [path for path, _ in checkpoint.flatten(model_of(MODELS[name], form).abstract_params())]
     keys = []
     for path in paths:
         ((key, layout),) = jax_to_torch(path)
@@ -42,13 +43,11 @@ def test_table_is_a_bijection(name, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", list(MODELS))
 def test_twin_has_the_same_entries(name, form):
     with torch.device("meta"):  # shapes alone: ViT-H is 2.6 GB
-        twin = TorchSam(PRESETS[name])
-        if form == "deploy":
-            twin.fuse()
-    entries = mapping.state_dict_entries(PRESETS[name], form)
+        twin = twin_of(MODELS[name], form)
+    entries = mapping.state_dict_entries(MODELS[name], form)
     found = {
         key: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in twin.state_dict().items()
     }
@@ -58,9 +57,9 @@ def test_twin_has_the_same_entries(name, form):
 def test_no_rule_is_idle():
     """Every rule serves some array of some preset and form, so that none is left over from a rename."""
     used = set()
-    for name in ("tiny", "repvit_sam_m0_6", "tiny_vit_sam"):
+    for name in ("tiny", "repvit_sam_m0_6", "tiny_vit_sam", "tiny_mobile_sam", "repvit_m0_6_distill"):
         for form in FORMS:
-            used |= set(mapping.state_dict_entries(PRESETS[name], form))
+            used |= set(mapping.state_dict_entries(MODELS[name], form))
     idle = [rule.torch for rule in RULES if not any(_matches(rule.torch, key) for key in used)]
     assert idle == []
 
@@ -116,11 +115,11 @@ def test_counter_that_does_not_fit_is_an_error():
         LAYOUTS["counter"].to_jax(np.asarray(2**31, np.int64))
 
 
-@pytest.mark.parametrize("file", ["vit_b", "vit_l", "vit_h", "repvit"])
+@pytest.mark.parametrize("file", ["vit_b", "vit_l", "vit_h", "repvit", "vit_t", "repvit_m0_6", "repvit_m2_3_distill"])
 def test_models_are_recognised_by_their_keys_and_shapes(file):
     manifest = json.loads((GOLDEN / f"{file}.json").read_text())
     state = {key: np.broadcast_to(np.zeros((), dtype), shape) for key, (shape, dtype) in manifest.items()}
-    name = "repvit_sam" if file == "repvit" else f"sam_{file}"
+    name = get_model_config(file).name
     assert mapping.identify(state)[0].name == name
     assert mapping.identify(state, file)[0].name == name  # the official name serves as well
     other = "vit_h" if file != "vit_h" else "vit_b"

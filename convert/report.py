@@ -1,0 +1,134 @@
+"""The tables of a parity run: what was compared, how far apart it was, and the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One compared stage. `passed` is False also for NaN."""
+
+    form: str
+    stage: str
+    max_absolute: float
+    relative: float
+    """Root mean square of the difference over the reference's standard deviation (over 1 for predicted IoUs)."""
+    cosine: float
+    tolerance: float
+    case: str = ""
+    """The prompt, for a stage of the decoder."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within tolerance."""
+        return bool(self.relative <= self.tolerance)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskRow:
+    """Masks at the photo's size, end to end."""
+
+    form: str
+    case: str
+    iou: float
+    """The lowest intersection over union of a JAX mask with its PyTorch counterpart."""
+    flipped: float
+    """Share of pixels that differ."""
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether few enough pixels differ."""
+        return bool(self.flipped <= self.tolerance)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything that `parity` compared."""
+
+    preset: str
+    rows: tuple[Row, ...]
+    masks: tuple[MaskRow, ...]
+    noise: float | None = None
+    """Relative RMS between the embeddings of PyTorch in float32 and in float64; measured only if something failed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all comparisons are within tolerance."""
+        return all(row.passed for row in self.rows) and all(row.passed for row in self.masks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+
+        def plain(row: Row | MaskRow) -> dict[str, Any]:
+            return {**dataclasses.asdict(row), "passed": row.passed}
+
+        return {
+            "preset": self.preset,
+            "passed": self.passed,
+            "pytorch_float32_against_float64": self.noise,
+            "stages": [plain(row) for row in self.rows],
+            "masks": [plain(row) for row in self.masks],
+        }
+
+    def to_text(self) -> str:
+        """The tables, as Markdown; a stage of the decoder is shown for the prompt where it differs most."""
+        lines = [
+            "| form | stage | max abs | relative | cosine | tolerance | |",
+            "|---|---|---:|---:|---:|---:|---|",
+        ]
+        worst: dict[tuple[str, str], Row] = {}
+        for row in self.rows:
+            shown = worst.setdefault((row.form, row.stage), row)
+            if not row.relative <= shown.relative:
+                worst[row.form, row.stage] = row
+        for row in worst.values():
+            stage = f"{row.stage} ({row.case})" if row.case else row.stage
+            numbers = f"{row.max_absolute:.2e} | {row.relative:.2e} | {row.cosine:.9f} | {row.tolerance:.0e}"
+            lines.append(f"| {row.form} | {stage} | {numbers} | {_verdict(row.passed)} |")
+        lines += ["", "| form | prompt | mask IoU | flipped pixels | tolerance | |", "|---|---|---:|---:|---:|---|"]
+        for mask in self.masks:
+            numbers = f"{mask.iou:.7f} | {mask.flipped:.2e} | {mask.tolerance:.0e}"
+            lines.append(f"| {mask.form} | {mask.case} | {numbers} | {_verdict(mask.passed)} |")
+        failed = sum(not row.passed for row in self.rows) + sum(not row.passed for row in self.masks)
+        total = len(self.rows) + len(self.masks)
+        lines += ["", f"{self.preset}: {total - failed} of {total} comparisons within tolerance"]
+        if self.noise is not None:
+            lines.append(
+                f"For scale: here PyTorch's own embedding differs by {self.noise:.1e} between float32 and float64. "
+                "Where that is near the tolerance, the weights amplify rounding, as random ones may."
+            )
+        return "\n".join(lines)
+
+
+def _verdict(passed: bool) -> str:
+    return "ok" if passed else "FAIL"
+
+
+def compare(
+    form: str,
+    stage: str,
+    found: np.ndarray,
+    reference: np.ndarray,
+    tolerance: float,
+    scale: float | None = None,
+    case: str = "",
+) -> Row:
+    """One row from two arrays of the same shape.
+
+    `scale` is what differences are relative to: the reference's standard deviation if None.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
+    if found.shape != reference.shape:
+        raise ValueError(f"{stage}: shape {found.shape} in JAX, {reference.shape} in PyTorch")
+    a, b = np.asarray(found, np.float64).ravel(), np.asarray(reference, np.float64).ravel()
+    difference = a - b
+    relative = np.sqrt(np.mean(difference**2)) / (b.std() if scale is None else scale)
+    cosine = a @ b / np.sqrt((a @ a) * (b @ b))
+    return Row(form, stage, float(np.abs(difference).max()), float(relative), float(cosine), tolerance, case)
