@@ -10,9 +10,8 @@ import jax
 import numpy as np
 import tyro
 
-from convert import mapping
-from convert.synthetic import manifest, synthetic_image, synthetic_state_dict
-from repvit_sam_jax import Prompts, Sam, reparam, transforms
+from convert.synthetic import synthetic_image
+from repvit_sam_jax import Prompts, Sam, transforms
 from repvit_sam_jax.config import get_config
 from repvit_sam_jax.model import Params
 
@@ -20,7 +19,7 @@ from .harness import Candidate, environment, interleave, ratios
 
 
 def main(
-    what: Annotated[Literal["encoder", "decoder", "all"], tyro.conf.Positional] = "all",
+    what: Annotated[Literal["encoder", "decoder", "models", "all"], tyro.conf.Positional] = "all",
     *,
     preset: str = "repvit_sam",
     image_size: int | None = None,
@@ -31,34 +30,30 @@ def main(
     """Time the encoder and the mask decoder on synthetic weights; the results are compared before anything is timed.
 
     Args:
-      what: Which of them.
+      what: Which of them; "models" is a table of all published segmenters, which takes a while.
       preset: The model.
       image_size: Input side in pixels, if not the preset's.
       prompts: Point prompts on one image, for the decoder.
       rounds: Timed runs of each candidate; the candidates take turns.
       as_json: Print JSON in place of tables.
     """
-    from . import rivals
+    from . import models, rivals
 
     config = get_config(preset, image_size)
-    trained = mapping.to_params(synthetic_state_dict(manifest(config), seed=3), config, "train")
-    model, params = Sam(config), jax.tree.map(jax.numpy.asarray, reparam.fuse(trained))
+    report: dict[str, Any]
+    if what == "models":
+        rows = models.table(image_size=image_size, rounds=rounds)
+        report = {"environment": environment(), "models": rows}
+        print(json.dumps(report, indent=1) if as_json else f"{_about(report)}\n\n{models.to_markdown(rows)}")
+        return
+    model, params = Sam(config), models.deploy_params(config)
     images = transforms.preprocess(synthetic_image(config.image_size * 3 // 4, config.image_size), config.image_size)
-    encode = jax.jit(Sam.encode, static_argnums=0)
-    report: dict[str, Any] = {"environment": environment(), "preset": preset, "image_size": config.image_size}
+    report = {"environment": environment(), "preset": preset, "image_size": config.image_size}
     if what in ("encoder", "all"):
-        device_images = jax.device_put(images)
-        half = Sam(config, dtype="bfloat16")
-        candidates = [
-            *rivals.encoders(model, params, images),
-            Candidate("jax_fp32", lambda: np.asarray(encode(model, params, device_images)), "torch_fp32"),
-            Candidate(
-                "jax_bf16", lambda: np.asarray(encode(half, params, device_images)), "torch_fp32", tolerance=5e-2
-            ),
-        ]
+        candidates = [*rivals.encoders(model, params, images), *models.encoders(config, params)]
         report["encoder"] = _timed(candidates, rounds)
     if what in ("decoder", "all"):
-        embedding = np.asarray(encode(model, params, images))
+        embedding = np.asarray(models.encode(model, params, images))
         report["decoder"] = {
             str(count): _timed(_decoders(model, params, embedding, count), rounds) for count in prompts
         }
@@ -84,10 +79,14 @@ def _decoders(model: Sam, params: Params, embedding: np.ndarray, count: int) -> 
     return [*rivals.decoders(model, params, embedding, given), ours]
 
 
-def _markdown(report: dict[str, Any]) -> str:
+def _about(report: dict[str, Any]) -> str:
     about = report["environment"]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    lines = [f"{report['preset']} at {report['image_size']}, {about['cpus']} CPUs, {about['devices'][0]}; {versions}"]
+    return f"{about['cpus']} CPUs of {about['machine']}, JAX on {about['devices'][0]}; {versions}"
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    lines = [f"{report['preset']} at {report['image_size']}, {_about(report)}"]
     sections = {"encoder": report["encoder"]} if "encoder" in report else {}
     sections |= {f"decoder, {n} point prompts": timed for n, timed in report.get("decoder", {}).items()}
     for title, timed in sections.items():

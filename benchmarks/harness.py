@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -64,9 +65,11 @@ def interleave(candidates: list[Candidate], rounds: int) -> dict[str, dict[str, 
 
 def environment() -> dict[str, Any]:
     """Hardware and versions, for the report."""
-    versions = {name: version(name) for name in ("jax", "flax", "numpy")}
+    versions = {name: version(name) for name in ("jax", "flax", "numpy", "torch")}
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
     return {
-        "machine": platform.machine(),
+        "machine": names[0] if names else platform.machine(),
         "system": platform.system(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "devices": [device.device_kind for device in jax.devices()],

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from convert.to_torch import to_state_dict
 from convert.torch_models import Sam as TorchSam
+from convert.torch_models import twin_of
+from repvit_sam_jax.config import SamConfig
 from repvit_sam_jax.model import Params
 from repvit_sam_jax.prompt_encoder import Prompts
 from repvit_sam_jax.sam import Sam
@@ -15,7 +18,7 @@ from .harness import Candidate
 
 
 def _fused_twin(model: Sam, params: Params) -> TorchSam:
-    twin = TorchSam(model.config).fuse().eval()
+    twin = twin_of(model.config, "deploy")
     twin.load_state_dict(to_state_dict(params, model), strict=True)
     return twin
 
@@ -35,6 +38,13 @@ def encoders(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
         Candidate("torch_fp32", lambda: run(twin, given)),
         Candidate("torch_channels_last_fp32", lambda: run(channels_last, given_last), "torch_fp32"),
     ]
+
+
+def encoder_macs(config: SamConfig) -> int:
+    """Multiply-accumulates of convolutions and matrix products in the fused encoder, for one image."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        twin_of(config, "deploy").encode(torch.empty(1, 3, config.image_size, config.image_size))
+    return counter.get_total_flops() // 2
 
 
 def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts) -> list[Candidate]:

@@ -3,12 +3,15 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 import tyro
 
 from benchmarks import __main__ as command
+from benchmarks import models, rivals
 from benchmarks.harness import Candidate, WrongAnswerError, interleave, ratios
+from repvit_sam_jax import PRESETS, Sam
 
 pytestmark = pytest.mark.torch
 
@@ -22,6 +25,23 @@ def test_report(monkeypatch, capsys):
     text = command._markdown(report)
     assert "| decoder, 3 point prompts |" in text
     assert sys.modules["benchmarks.rivals"]
+
+
+def test_table_of_models():
+    rows = models.table(("tiny", "tiny_mobile_sam", "tiny_vit_sam"), rounds=1)
+    assert [row["preset"] for row in rows] == ["tiny", "tiny_mobile_sam", "tiny_vit_sam"]
+    for row in rows:
+        params = Sam(PRESETS[row["preset"]]).abstract_params()
+        assert row["parameters"] == sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        assert row["checkpoint"] is None
+    text = models.to_markdown([{**rows[0], "checkpoint": "tiny.pt"}])
+    assert "| `tiny` | `tiny.pt` | 0.1 M (0.0 M) | 0 |" in text
+
+
+def test_multiply_accumulates():
+    """The figures that are known of the fused encoders at 1024."""
+    assert round(rivals.encoder_macs(PRESETS["repvit_sam"]) / 1e9) == 113
+    assert round(rivals.encoder_macs(PRESETS["sam_vit_h"]) / 1e9, -1) == 2980
 
 
 def test_candidates_take_turns_after_a_warm_up():

@@ -16,6 +16,7 @@ from convert.synthetic import synthetic_image, synthetic_state_dict, write
 from convert.torch_models import Sam as TorchSam
 from convert.torch_models import twin_of
 from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, Sam, SamPredictor, reparam, transforms
+from repvit_sam_jax.config import MODELS
 
 from .helpers import GOLDEN, relative_rms, sample
 
@@ -131,11 +132,17 @@ def test_full_size_parity_with_the_twin(tmp_path, size):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_size"),
-    [("repvit_sam", 512), *((f"repvit_sam_{variant}", 256) for variant in ("m0_6", "m0_9", "m1_0", "m1_1", "m1_5"))],
+    [
+        ("repvit_sam", 512),
+        *((f"repvit_sam_{variant}", 256) for variant in ("m0_6", "m0_9", "m1_0", "m1_1", "m1_5")),
+        ("mobile_sam", 1024),
+        ("sam_vit_b", 512),
+        *((f"repvit_{variant}_distill", 224) for variant in ("m0_6", "m1_1", "m2_3")),
+    ],
 )
 def test_other_image_sizes_and_variants(tmp_path, name, image_size):
-    """512 works as 1024 does, and the other variants as M2.3 does: parity with the twin."""
-    write(tmp_path / "model.pt", PRESETS[name], seed=3)
+    """512 works as 1024 does, other variants and families as M2.3 does: parity with the twin, a row a stage."""
+    write(tmp_path / "model.pt", MODELS[name], seed=3)
     report = parity(tmp_path / "model.pt", image_size=image_size)
     assert report.preset == name
     assert report.passed, report.to_text()
@@ -203,20 +210,23 @@ def test_the_other_encoders(file, name, form):
 )
 def test_classifiers(name):
     """Logits in both forms. Where the golden numbers themselves are further from the exact result than the bar, as for
-    M1.5, twice that distance takes its place; see docs/parity.md."""
+    M1.5, nobody can meet it, and four times that distance takes its place; see docs/parity.md."""
     state = official_state(name)
     config, form = mapping.identify(state)
     assert (config.name, form) == (name, "train")
     params = mapping.to_params(state, config, form)
     golden = np.load(GOLDEN / f"{name}_seed0_224x224.npz")["logits"]
-    pixels = synthetic_image(224, 224).astype(np.float32)
-    images = ((pixels - np.float32([transforms.PIXEL_MEAN])) / np.float32([transforms.PIXEL_STD]))[None]
+    # In the golden numbers' order of operations: M1.5 turns a last digit here into 4e-5 there.
+    pixels = synthetic_image(224, 224).astype(np.float32) / np.float32(255)
+    images = ((pixels - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225]))[None]
     twin = twin_of(config).double()
     twin.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()}, strict=True)
     with torch.no_grad():
         exact = twin(torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float64)))
     own = relative_rms(golden, exact)
-    bar = max(5e-5 if name.startswith("repvit_m2_3") else 1e-5, 2 * own)
+    bar = 5e-5 if name.startswith("repvit_m2_3") else 1e-5
+    if own > bar:
+        bar = 4 * own
     found = {
         "train": jax.jit(Classifier(config, "train").classify)(params, images),
         "deploy": jax.jit(Classifier(config, "deploy").classify)(reparam.fuse(params), images),

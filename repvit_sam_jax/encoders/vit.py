@@ -22,7 +22,7 @@ from ..transforms import resize_bilinear
 from .blocks import apply_blocks, in_windows
 
 QUERY_CHUNK = 1024
-"""Queries of global attention whose scores exist at a time: 4096 x 4096 scores of 16 heads in float32 are 1 GB."""
+"""Queries of global attention whose scores may exist at a time: those of all 4096 for 16 heads are 1 GB in float32."""
 
 
 class PatchEmbed(nnx.Module):
@@ -63,31 +63,42 @@ class ViTAttention(nnx.Module):
 
     def __call__(self, x: Float[Array, "b s s c"]) -> Float[Array, "b s s c"]:
         b, size, _, c = x.shape
-        heads = self.num_heads
-        qkv = self.qkv(x).reshape(b, size * size, 3, heads, c // heads)
+        heads, tokens = self.num_heads, size * size
+        qkv = self.qkv(x).reshape(b, tokens, 3, heads, c // heads)
         q, k, v = (qkv[:, :, i].swapaxes(1, 2) for i in range(3))  # [b, heads, tokens, d]
-        tables = [relative_positions(t[...], size) for t in (self.rel_pos_h, self.rel_pos_w)]
-        rows = max(1, QUERY_CHUNK // size)
-        if size % rows or size <= rows:
-            out = self._attend(q.reshape(b, heads, size, size, -1), k, v, *tables)
+        q, k = self._with_positions(q, k, size)
+        if tokens <= QUERY_CHUNK or tokens % QUERY_CHUNK:
+            out = self._attend(q, k, v)
         else:
-            # Some rows of queries at a time, so that the scores of all tokens with all tokens never exist at once.
-            chunks = q.reshape(b, heads, size // rows, rows, size, -1).transpose(2, 0, 1, 3, 4, 5)
-            row_tables = tables[0].reshape(size // rows, rows, size, -1)
-            out = lax.map(lambda chunk: self._attend(chunk[0], k, v, chunk[1], tables[1]), (chunks, row_tables))
-            out = out.transpose(1, 2, 0, 3, 4, 5).reshape(b, heads, size, size, -1)
-        return self.proj(out.transpose(0, 2, 3, 1, 4).reshape(b, size, size, c))
+            # Some queries at a time, so that the scores of all tokens with all tokens never exist at once.
+            chunks = q.reshape(b, heads, -1, QUERY_CHUNK, q.shape[-1]).transpose(2, 0, 1, 3, 4)
+            out = lax.map(lambda chunk: self._attend(chunk, k, v), chunks)
+            out = out.transpose(1, 2, 0, 3, 4).reshape(v.shape)
+        return self.proj(out.swapaxes(1, 2).reshape(b, size, size, c))
 
-    def _attend(self, q: Array, k: Array, v: Array, table_h: Array, table_w: Array) -> Array:
-        """Queries [b, heads, rows, size, d] against all keys; scores and softmax in float32."""
-        b, heads, rows, size, d = q.shape
-        exact = {"preferred_element_type": jnp.float32}
-        scores = jnp.einsum("bnhwd,bnkd->bnhwk", q, k, **exact) / math.sqrt(d)
-        bias_h = jnp.einsum("bnhwd,hkd->bnhwk", q, table_h.astype(self.dtype), **exact)
-        bias_w = jnp.einsum("bnhwd,wkd->bnhwk", q, table_w.astype(self.dtype), **exact)
-        scores = scores.reshape(b, heads, rows, size, size, size) + bias_h[..., None] + bias_w[..., None, :]
-        weights = jax.nn.softmax(scores.reshape(b, heads, rows, size, -1), axis=-1).astype(self.dtype)
-        return jnp.einsum("bnhwk,bnkd->bnhwd", weights, v, **exact).astype(self.dtype)
+    def _with_positions(self, q: Array, k: Array, size: int) -> tuple[Array, Array]:
+        """Longer queries and keys, whose product is the scaled score plus the biases of rows and columns.
+
+        The bias of query (h, w) for key (i, j) is `a[h, w, i] + b[h, w, j]`: append `a` and `b` to the query, and to
+        the key two one-hot vectors that pick out i and j. So the scores need no second array of their size, and
+        attention has the plain form that compilers know how to fuse.
+        """
+        grid = q.reshape(*q.shape[:2], size, size, q.shape[-1])
+        biases = [
+            jnp.einsum(product, grid, relative_positions(table[...], size).astype(self.dtype))
+            for product, table in (("bnhwd,hkd->bnhwk", self.rel_pos_h), ("bnhwd,wkd->bnhwk", self.rel_pos_w))
+        ]
+        scaled = (q.astype(jnp.float32) / math.sqrt(q.shape[-1])).astype(self.dtype)
+        q = jnp.concatenate([scaled, *(bias.reshape(*q.shape[:3], size) for bias in biases)], axis=-1)
+        one_hot = jnp.eye(size, dtype=self.dtype)
+        places = jnp.concatenate([jnp.repeat(one_hot, size, axis=0), jnp.tile(one_hot, (size, 1))], axis=-1)
+        return q, jnp.concatenate([k, jnp.broadcast_to(places, (*k.shape[:3], 2 * size))], axis=-1)
+
+    def _attend(self, q: Array, k: Array, v: Array) -> Array:
+        """Queries [b, heads, q, d] against all keys; scores and softmax in float32."""
+        scores = jnp.einsum("bnqd,bnkd->bnqk", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        return jnp.einsum("bnqk,bnkd->bnqd", weights, v, preferred_element_type=jnp.float32).astype(self.dtype)
 
 
 class ViTMLP(nnx.Module):
