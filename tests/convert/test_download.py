@@ -16,6 +16,7 @@ pytestmark = [
 from convert import __main__ as command  # noqa: E402
 from convert import download as module  # noqa: E402
 from convert.download import DownloadError, download  # noqa: E402
+from repvit_sam_jax.config import MODELS  # noqa: E402
 
 CONTENT = bytes(range(256)) * 300
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -176,3 +177,20 @@ def test_command_fails(url, tmp_path, monkeypatch, capsys, arguments):
     assert f"error: {url}{path}" in errors  # the progress bar may come first
     assert "Traceback" not in errors
     assert contents(tmp_path) == {}
+
+
+def test_addresses_of_published_models(monkeypatch, tmp_path, capsys):
+    """Every model that has one, by its preset or its official name; the file keeps the published name."""
+    assert module.published_url("vit_h").endswith("/sam_vit_h_4b8939.pth")
+    assert module.file_name("mobile_sam") == "mobile_sam.pt"
+    assert set(module.PUBLISHED) <= set(MODELS)
+    with pytest.raises(ValueError, match=r"no weights of tiny are published; there are some of repvit_sam, sam_vit_b"):
+        module.published_url("tiny")
+    asked = {}
+    monkeypatch.setattr(module, "download", lambda path, **given: asked.update(path=path, **given) or DIGEST)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["convert", "download", "--preset", "repvit_m2_3_distill"])
+    command.main()
+    assert asked["path"].as_posix() == "weights/repvit_m2_3_distill_450e.pth"
+    assert asked["url"] == module.PUBLISHED["repvit_m2_3_distill"]
+    assert DIGEST in capsys.readouterr().out
