@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from .config import MaskDecoderConfig
 from .layers import MLP, Keys, LayerNorm, Stages, gelu
@@ -36,8 +36,8 @@ class PatchExpand(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch cin"]) -> Float[Array, "*batch 2 2 cout"]:
         kernel = self.kernel[...].astype(self.dtype)
-        y = jnp.tensordot(x.astype(self.dtype), kernel, 1, preferred_element_type=jnp.float32)
-        return (y + self.bias[...]).astype(self.dtype)
+        y = jnp.matmul(x.astype(self.dtype), kernel.reshape(len(kernel), -1), preferred_element_type=jnp.float32)
+        return (y.reshape(-1, kernel.shape[-1]) + self.bias[...]).astype(self.dtype)
 
 
 class OutputUpscaling(nnx.Module):
@@ -65,6 +65,8 @@ def over_prompts(f: Callable[[Any], Any], arrays: Any) -> Any:
 
     On CPU it is one, whose image tokens then stay in the cache; elsewhere 64, which bounds the memory.
     """
+    if jax.tree.leaves(arrays)[0].shape[1] == 1:
+        return f(arrays)
     return lax.platform_dependent(
         arrays, cpu=functools.partial(_in_chunks, f, 1), default=functools.partial(_in_chunks, f, 64)
     )
@@ -137,9 +139,15 @@ class MaskDecoder(nnx.Module):
         """Mask logits, float32."""
         b, p, n, dim = pending.image.shape
         side = math.isqrt(n)
-        upscaled = self.output_upscaling(pending.image.reshape(b, p, side, side, dim))
-        masks = jnp.einsum("bphwijklc,bpmc->bpmhikwjl", upscaled, pending.weights, preferred_element_type=jnp.float32)
+        pixels = self.output_upscaling(pending.image.reshape(-1, dim)).reshape(b, p, 16 * n, -1)
+        masks = jnp.matmul(pixels, pending.weights.mT, preferred_element_type=jnp.float32)
+        masks = masks.reshape(b, p, side, side, 2, 2, 2, 2, -1).transpose(0, 1, 8, 2, 4, 6, 3, 5, 7)
         return masks.reshape(b, p, -1, 4 * side, 4 * side)
+
+    def upscale_selected(self, pending: Pending, selected: Int[Array, "b k"]) -> Float[Array, "b k m h4 w4"]:
+        """Mask logits of prompts number `selected` of each image."""
+        pick = jax.vmap(lambda array, numbers: array[numbers])
+        return over_prompts(lambda numbers: self.upscale(jax.tree.map(lambda x: pick(x, numbers), pending)), selected)
 
     def _prepare(
         self, image: Array, image_pe: Array, tokens: Array, token_valid: Array, multimask_output: bool
@@ -153,14 +161,12 @@ class MaskDecoder(nnx.Module):
         image_pe = image_pe.reshape(1, 1, -1, dim).astype(self.transformer.dtype)
         chosen = range(1, len(own) - 1) if multimask_output else range(1)
         shared = image if image.shape[1] == 1 else None
-        projected = None
-        if shared is not None:
-            projected = self.transformer.project(shared, image_pe, p * tokens.shape[2])
+        projections = self.transformer.share(shared, image_pe, p * tokens.shape[2])
 
         def attend(prompts: Any, record: Stages | None = None) -> tuple[Pending, Array]:
-            tokens, token_valid, image = prompts
-            image = shared if image is None else image
-            tokens, image = self.transformer(image, image_pe, tokens, token_valid, projected, record)
+            tokens, token_valid, own_image = prompts
+            image = own_image if shared is None else shared
+            tokens, image = self.transformer(image, image_pe, tokens, token_valid, projections, record)
             weights = jnp.stack([self.hypernetworks[str(i)](tokens[:, :, 1 + i]) for i in chosen], axis=2)
             iou = self.iou_head(tokens[:, :, 0].astype(jnp.float32))[..., chosen.start : chosen.stop]
             return Pending(image, weights), iou

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -45,14 +46,10 @@ class Attention(nnx.Module):
 
     def __call__(self, q: Tokens, k: Tokens, v: Tokens, key_valid: Valid) -> Tokens:
         q, k, v = (self._split(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
-        weights = self._softmax(_matmul(q, k.mT), -1, key_valid[:, :, None, None, :])
+        scores = _matmul(q, k.mT) / math.sqrt(q.shape[-1])
+        scores = jnp.where(key_valid[:, :, None, None, :], scores, -jnp.inf)
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         return self.out_proj(self._join(_matmul(weights, v)))
-
-    def _softmax(self, scores: Array, axis: int, valid: Array | None = None) -> Array:
-        scores = scores / math.sqrt(self.inner // self.num_heads)
-        if valid is not None:
-            scores = jnp.where(valid, scores, -jnp.inf)
-        return jax.nn.softmax(scores, axis=axis).astype(self.dtype)
 
     def _split(self, x: Float[Array, "*batch n inner"]) -> Float[Array, "*batch h n d"]:
         return x.reshape(*x.shape[:-1], self.num_heads, -1).swapaxes(-2, -3)
@@ -62,58 +59,90 @@ class Attention(nnx.Module):
         return x.reshape(*x.shape[:-2], -1)
 
 
+class Shared(NamedTuple):
+    """Projections of what all prompts share: of the positions alone (`values` is None), or of whole image tokens."""
+
+    keys: Float[Array, "b p h d n"]
+    queries: Float[Array, "b p h d n"] | None = None
+    values: Float[Array, "b p h n d"] | None = None
+
+
+def _left_over(image: ImageTokens, image_pe: ImageTokens, shared: Shared | None) -> ImageTokens | None:
+    """Image tokens with their positions, less what `shared` holds already."""
+    if shared is None:
+        return image + image_pe
+    return image if shared.values is None else None
+
+
 class CrossAttention(Attention):
-    """What both directions between prompt tokens and image tokens share.
+    """What both directions between prompt tokens and image tokens have in common.
 
     With T tokens a prompt and h heads, h T vectors take the place of the inner width when tokens meet weights first.
     """
+
+    def _project(self, proj: Linear, image: ImageTokens) -> Float[Array, "b p h d n"]:
+        """`proj(image)` as the products with prompt tokens want it."""
+        return self._split(proj(image)).mT
 
     def _tokens_first(self, tokens: Heads) -> bool:
         return tokens.shape[2] * tokens.shape[3] < self.inner
 
     def _scores(
-        self, tokens: Heads, image: ImageTokens, proj: Linear, projected: Float[Array, "b p n inner"] | None
+        self, tokens: Heads, proj: Linear, image: ImageTokens | None, shared: Float[Array, "b p h d n"] | None
     ) -> Float[Array, "b p h t n"]:
-        """Products of tokens with `proj(image)`, head by head; `projected` is that projection if there is one."""
-        if projected is not None or not self._tokens_first(tokens):
-            return _matmul(tokens, self._split(proj(image) if projected is None else projected).mT)
+        """Products of tokens with `proj(image)`, head by head.
+
+        `shared` is the projection of a part of the image tokens that is the same for all prompts, and `image` the
+        rest of them; one of the two may be None.
+        """
+        tokens = tokens / math.sqrt(tokens.shape[-1])
+        if image is None:
+            assert shared is not None
+            return _matmul(tokens, shared)
+        kernel, bias = proj.kernel[...].astype(self.dtype), proj.bias[...].reshape(self.num_heads, -1, 1)
+        shared = bias.astype(self.dtype) if shared is None else shared
+        if not self._tokens_first(tokens):
+            return _matmul(tokens, (self._split(_matmul(image, kernel)).mT + shared).astype(self.dtype))
         b, p, h, t, _ = tokens.shape
-        kernel, bias = proj.kernel[...].astype(self.dtype), proj.bias[...]
-        folded = _matmul(tokens, self._split(kernel).mT).astype(self.dtype)
-        constant = (tokens * bias.reshape(h, 1, -1)).sum(-1, keepdims=True)
-        return _matmul(folded.reshape(b, p, h * t, -1), image.mT).reshape(b, p, h, t, -1) + constant
+        folded = _matmul(tokens, self._split(kernel).mT).astype(self.dtype).reshape(b, p, h * t, -1)
+        # Image tokens on the left: in the other order they would be transposed in memory, 4 MB a prompt.
+        return _matmul(image, folded.mT).mT.reshape(b, p, h, t, -1) + _matmul(tokens, shared)
 
 
 class TokenToImage(CrossAttention):
     """Prompt tokens attend to image tokens."""
 
     def __call__(  # type: ignore[override]
-        self, tokens: Tokens, placed: ImageTokens, image: ImageTokens, projected: Projected | None = None
+        self, tokens: Tokens, placed: ImageTokens | None, image: ImageTokens, shared: Shared | None = None
     ) -> Tokens:
-        """`placed` are the image tokens with their positions added."""
+        """`placed` are the image tokens with their positions, less what is in `shared.keys`."""
         q = self._split(self.q_proj(tokens))
-        weights = self._softmax(self._scores(q, placed, self.k_proj, projected and projected.keys), -1)
-        if projected is not None or not self._tokens_first(q):
-            values = self.v_proj(image) if projected is None else projected.values
-            return self.out_proj(self._join(_matmul(weights, self._split(values))))
+        scores = self._scores(q, self.k_proj, placed, None if shared is None else shared.keys)
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
         b, p, h, t, n = weights.shape
-        kernel, bias = self.v_proj.kernel[...].astype(self.dtype), self.v_proj.bias[...]
-        mixed = _matmul(weights.reshape(b, p, h * t, n), image).astype(self.dtype)
-        attended = _matmul(mixed.reshape(b, p, h, t, -1), self._split(kernel)) + bias.reshape(h, 1, -1)
+        if shared is not None and shared.values is not None:
+            attended = _matmul(weights, shared.values)
+        elif self._tokens_first(q):
+            kernel, bias = self.v_proj.kernel[...].astype(self.dtype), self.v_proj.bias[...]
+            mixed = _matmul(weights.reshape(b, p, h * t, n), image).astype(self.dtype)
+            attended = _matmul(mixed.reshape(b, p, h, t, -1), self._split(kernel)) + bias.reshape(h, 1, -1)
+        else:
+            attended = _matmul(weights, self._split(self.v_proj(image)))
         return self.out_proj(self._join(attended))
 
 
 class ImageToToken(CrossAttention):
     """Image tokens attend to prompt tokens."""
 
-    def __call__(  # type: ignore[override]
-        self, placed: ImageTokens, k: Tokens, v: Tokens, token_valid: Valid, projected: Projected | None = None
+    def __call__(
+        self, placed: ImageTokens | None, k: Tokens, v: Tokens, token_valid: Valid, shared: Shared | None = None
     ) -> ImageTokens:
-        """`placed` are the image tokens with their positions added."""
+        """`placed` are the image tokens with their positions, less what is in `shared.queries`."""
         k, v = self._split(self.k_proj(k)), self._split(self.v_proj(v))
         # Tokens stand before image tokens, so that the softmax over tokens runs along whole vectors of image tokens.
-        scores = self._scores(k, placed, self.q_proj, projected and projected.queries)
-        weights = self._softmax(scores, -2, token_valid[:, :, None, :, None])
+        scores = self._scores(k, self.q_proj, placed, None if shared is None else shared.queries)
+        scores += jnp.where(token_valid, 0.0, -jnp.inf)[:, :, None, :, None]
+        weights = jax.nn.softmax(scores, axis=-2).astype(self.dtype)
         if not self._tokens_first(v):
             return self.out_proj(self._join(_matmul(weights.mT, v)))
         b, p, h, t, n = weights.shape
@@ -121,14 +150,6 @@ class ImageToToken(CrossAttention):
         values = _matmul(v, kernel).astype(self.dtype).reshape(b, p, h * t, -1)
         update = _matmul(weights.reshape(b, p, h * t, n).mT, values)
         return (update + self.out_proj.bias[...]).astype(self.dtype)
-
-
-class Projected(NamedTuple):
-    """Image tokens after the projections of a block's two cross-attentions."""
-
-    keys: Float[Array, "b p n inner"]
-    values: Float[Array, "b p n inner"]
-    queries: Float[Array, "b p n inner"]
 
 
 class TwoWayBlock(nnx.Module):
@@ -147,11 +168,12 @@ class TwoWayBlock(nnx.Module):
         self.norm4 = LayerNorm(dim, epsilon=1e-5, **common)
         self.first = first
 
-    def project(self, image: ImageTokens, image_pe: ImageTokens) -> Projected:
-        """The part of the block that no prompt has a say in."""
-        placed = image + image_pe
-        tokens_ask, image_asks = self.cross_attn_token_to_image, self.cross_attn_image_to_token
-        return Projected(tokens_ask.k_proj(placed), tokens_ask.v_proj(image), image_asks.q_proj(placed))
+    def share(self, image: ImageTokens | None, image_pe: ImageTokens) -> Shared:
+        """The part of the block that no prompt has a say in: `image` is None if it differs between prompts."""
+        ask, answer = self.cross_attn_token_to_image, self.cross_attn_image_to_token
+        placed = image_pe if image is None else image + image_pe
+        values = None if image is None else ask._split(ask.v_proj(image))
+        return Shared(ask._project(ask.k_proj, placed), answer._project(answer.q_proj, placed), values)
 
     def __call__(
         self,
@@ -160,7 +182,7 @@ class TwoWayBlock(nnx.Module):
         token_pe: Tokens,
         image_pe: ImageTokens,
         token_valid: Valid,
-        projected: Projected | None = None,
+        shared: Shared | None = None,
     ) -> tuple[Tokens, ImageTokens]:
         if self.first:  # the tokens are still their own positional encoding here
             tokens = self.self_attn(tokens, tokens, tokens, token_valid)
@@ -168,10 +190,10 @@ class TwoWayBlock(nnx.Module):
             q = tokens + token_pe
             tokens = tokens + self.self_attn(q, q, tokens, token_valid)
         tokens = self.norm1(tokens)
-        placed = image + image_pe
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, placed, image, projected))
+        placed = _left_over(image, image_pe, shared)
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, placed, image, shared))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        update = self.cross_attn_image_to_token(placed, tokens + token_pe, tokens, token_valid, projected)
+        update = self.cross_attn_image_to_token(placed, tokens + token_pe, tokens, token_valid, shared)
         return tokens, self.norm4(image + update)
 
 
@@ -187,11 +209,13 @@ class TwoWayTransformer(nnx.Module):
         self.norm_final_attn = LayerNorm(config.embed_dim, epsilon=1e-5, **common)
         self.dtype = dtype
 
-    def project(self, image: ImageTokens, image_pe: ImageTokens, token_count: int) -> Projected | None:
-        """The first block's projections of image tokens that `token_count` prompt tokens share, if that pays."""
-        first: TwoWayBlock = self.layers["0"]
-        attention = first.cross_attn_token_to_image
-        return first.project(image, image_pe) if attention.num_heads * token_count >= attention.inner else None
+    def share(self, image: ImageTokens | None, image_pe: ImageTokens, count: int) -> dict[str, Shared]:
+        """The blocks' parts that `count` prompt tokens share, unless these are so few that it does not pay."""
+        last = self.final_attn_token_to_image
+        if last.num_heads * count < last.inner:
+            return {}
+        shared = {name: layer.share(image if layer.first else None, image_pe) for name, layer in self.layers.items()}
+        return {**shared, "final": Shared(last._project(last.k_proj, image_pe))}
 
     def __call__(
         self,
@@ -199,18 +223,19 @@ class TwoWayTransformer(nnx.Module):
         image_pe: ImageTokens,
         tokens: Tokens,
         token_valid: Valid,
-        projected: Projected | None = None,
+        shared: Mapping[str, Shared],
         stages: Stages | None = None,
     ) -> tuple[Tokens, ImageTokens]:
         """Tokens and image tokens after mutual attention; tokens that are not valid influence nothing.
 
-        `projected` is what `project` made of the same image tokens.
+        `shared` is what `share` made of the same image tokens.
         """
         token_pe = tokens = tokens.astype(self.dtype)
         record = {} if stages is None else stages
         for name, layer in self.layers.items():
-            tokens, image = layer(tokens, image, token_pe, image_pe, token_valid, projected if layer.first else None)
+            tokens, image = layer(tokens, image, token_pe, image_pe, token_valid, shared.get(name))
             record[f"transformer.{name}.tokens"], record[f"transformer.{name}.image"] = tokens, image
-        attended = self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        placed = _left_over(image, image_pe, shared.get("final"))
+        attended = self.final_attn_token_to_image(tokens + token_pe, placed, image, shared.get("final"))
         record["transformer.final"] = tokens = self.norm_final_attn(tokens + attended)
         return tokens, image
