@@ -23,7 +23,7 @@ def main(
     *,
     preset: str = "repvit_sam",
     image_size: int | None = None,
-    prompts: tuple[int, ...] = (1, 16),
+    prompts: tuple[int, ...] = (1, 64),
     rounds: int = 5,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
@@ -73,10 +73,17 @@ def _decoders(model: Sam, params: Params, embedding: np.ndarray, count: int) -> 
     coords = rng.uniform(0, model.config.image_size, (1, count, 1, 2)).astype(np.float32)
     given = Prompts(coords, np.ones((1, count, 1), np.int32), np.ones((1, count, 1), bool))
     on_device = jax.device_put(embedding)
-    ours = Candidate(
-        "jax_fp32", lambda: np.asarray(decode(model, params, on_device, given)[0][0]), "torch_fp32", tolerance=1e-5
-    )
-    return [*rivals.decoders(model, params, embedding, given), ours]
+
+    def ours(name: str, model: Sam, tolerance: float) -> Candidate:
+        run = lambda: np.asarray(decode(model, params, on_device, given)[0][0])
+        return Candidate(name, run, "torch_fp32", tolerance)
+
+    half = Sam(model.config, dtype="bfloat16")
+    return [
+        *rivals.decoders(model, params, embedding, given),
+        ours("jax_fp32", model, 1e-5),
+        ours("jax_bf16", half, 5e-2),
+    ]
 
 
 def _about(report: dict[str, Any]) -> str:

@@ -1,11 +1,19 @@
-"""PyTorch's side of the comparisons: the fused twin, eager and in channels_last."""
+"""The other side of the comparisons: the fused PyTorch twin, eager and in channels_last, and ONNX Runtime."""
 
 from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from convert.export.onnx import export_decoder
 from convert.to_torch import to_state_dict
 from convert.torch_models import Sam as TorchSam
 from convert.torch_models import twin_of
@@ -48,7 +56,7 @@ def encoder_macs(config: SamConfig) -> int:
 
 
 def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts) -> list[Candidate]:
-    """The eager decoder on the same embedding and point prompts."""
+    """The decoder on the same embedding and point prompts, eager and, if it is installed, in ONNX Runtime."""
     twin = _fused_twin(model, params)
     given = torch.from_numpy(embedding.transpose(0, 3, 1, 2).copy())
     coords = torch.from_numpy(np.array(prompts.point_coords[0]))
@@ -58,4 +66,26 @@ def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts
     def run() -> np.ndarray:
         return twin.decode(given, coords, labels)[0].numpy()
 
-    return [Candidate("torch_fp32", run)]
+    return [Candidate("torch_fp32", run), *_onnxruntime(twin, given, coords, labels)]
+
+
+def _onnxruntime(
+    twin: TorchSam, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor
+) -> list[Candidate]:
+    missing = [name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"without ONNX Runtime: {', '.join(missing)} not installed", file=sys.stderr)
+        return []
+    onnxruntime = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    # Threads that spin after a run take their core from the candidate whose turn is next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "decoder.onnx"
+        export_decoder(twin, path, *labels.shape)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    given = {"embedding": embedding.numpy(), "coords": coords.numpy(), "labels": labels.numpy()}
+    return [
+        Candidate("onnxruntime_fp32", lambda: session.run(["low_res_masks"], given)[0], "torch_fp32", tolerance=1e-5)
+    ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from .config import MaskDecoderConfig
 from .layers import MLP, Keys, LayerNorm, Stages, gelu
@@ -33,8 +36,8 @@ class PatchExpand(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch cin"]) -> Float[Array, "*batch 2 2 cout"]:
         kernel = self.kernel[...].astype(self.dtype)
-        y = jnp.tensordot(x.astype(self.dtype), kernel, 1, preferred_element_type=jnp.float32)
-        return (y + self.bias[...]).astype(self.dtype)
+        y = jnp.matmul(x.astype(self.dtype), kernel.reshape(len(kernel), -1), preferred_element_type=jnp.float32)
+        return (y.reshape(-1, kernel.shape[-1]) + self.bias[...]).astype(self.dtype)
 
 
 class OutputUpscaling(nnx.Module):
@@ -48,6 +51,33 @@ class OutputUpscaling(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch 2 2 2 2 c8"]:
         return gelu(self.conv2(gelu(self.norm(self.conv1(x)))))
+
+
+class Pending(NamedTuple):
+    """Masks that are yet to be computed by `MaskDecoder.upscale`."""
+
+    image: Float[Array, "b p n c"]
+    weights: Float[Array, "b p m c8"]
+
+
+def over_prompts(f: Callable[[Any], Any], arrays: Any) -> Any:
+    """`f` on arrays [B, P, ...], few prompts at a time.
+
+    On CPU it is one, whose image tokens then stay in the cache; elsewhere 64, which bounds the memory.
+    """
+    if jax.tree.leaves(arrays)[0].shape[1] == 1:
+        return f(arrays)
+    return lax.platform_dependent(
+        arrays, cpu=functools.partial(_in_chunks, f, 1), default=functools.partial(_in_chunks, f, 64)
+    )
+
+
+def _in_chunks(f: Callable[[Any], Any], size: int, arrays: Any) -> Any:
+    if jax.tree.leaves(arrays)[0].shape[1] <= size:
+        return f(arrays)
+    one = lambda arrays: jax.tree.map(lambda x: x[:, 0], f(jax.tree.map(lambda x: x[:, None], arrays)))
+    prompts_first = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), arrays)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), lax.map(one, prompts_first, batch_size=size))
 
 
 class MaskDecoder(nnx.Module):
@@ -80,20 +110,65 @@ class MaskDecoder(nnx.Module):
         `image` is the embedding plus the dense prompt, and has p0 = 1 when all prompts of an image share it. With
         `multimask_output` the masks are SAM's tokens 1-3, without it token 0.
         """
+        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output)
+
+        def decode(prompts: Any) -> tuple[Array, Array, Stages]:
+            record: Stages = {}
+            pending, iou = attend(prompts, record)
+            return self.upscale(pending), iou, {} if stages is None else record
+
+        masks, iou, record = over_prompts(decode, prompts)
+        if stages is not None:
+            stages |= record
+        return masks, iou
+
+    def predict(
+        self,
+        image: Float[Array, "b p0 h w c"],
+        image_pe: Float[Array, "h w c"],
+        tokens: Float[Array, "b p t c"],
+        token_valid: Bool[Array, "b p t"],
+        *,
+        multimask_output: bool = True,
+    ) -> tuple[Pending, Float[Array, "b p m"]]:
+        """What `__call__` returns, with the masks left for `upscale`."""
+        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output)
+        return over_prompts(attend, prompts)
+
+    def upscale(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
+        """Mask logits, float32."""
+        b, p, n, dim = pending.image.shape
+        side = math.isqrt(n)
+        pixels = self.output_upscaling(pending.image.reshape(-1, dim)).reshape(b, p, 16 * n, -1)
+        masks = jnp.matmul(pixels, pending.weights.mT, preferred_element_type=jnp.float32)
+        masks = masks.reshape(b, p, side, side, 2, 2, 2, 2, -1).transpose(0, 1, 8, 2, 4, 6, 3, 5, 7)
+        return masks.reshape(b, p, -1, 4 * side, 4 * side)
+
+    def upscale_selected(self, pending: Pending, selected: Int[Array, "b k"]) -> Float[Array, "b k m h4 w4"]:
+        """Mask logits of prompts number `selected` of each image."""
+        pick = jax.vmap(lambda array, numbers: array[numbers])
+        return over_prompts(lambda numbers: self.upscale(jax.tree.map(lambda x: pick(x, numbers), pending)), selected)
+
+    def _prepare(
+        self, image: Array, image_pe: Array, tokens: Array, token_valid: Array, multimask_output: bool
+    ) -> tuple[Callable[..., tuple[Pending, Array]], Any]:
+        """The decoder up to the masks, and the arrays with a prompt axis that it is to be mapped over."""
         b, p, _, dim = tokens.shape
-        h, w = image.shape[2:4]
         own = jnp.concatenate([self.iou_token[...], self.mask_tokens[...]])
         tokens = jnp.concatenate([jnp.broadcast_to(own, (b, p, *own.shape)), tokens], axis=2)
         token_valid = jnp.concatenate([jnp.ones((b, p, len(own)), bool), token_valid], axis=2)
-
-        image = image.reshape(*image.shape[:2], h * w, dim)
-        image_pe = image_pe.reshape(1, 1, h * w, dim)
-        tokens, image = self.transformer(image, image_pe, tokens, token_valid, stages)
-
+        image = image.reshape(*image.shape[:2], -1, dim).astype(self.transformer.dtype)
+        image_pe = image_pe.reshape(1, 1, -1, dim).astype(self.transformer.dtype)
         chosen = range(1, len(own) - 1) if multimask_output else range(1)
-        weights = jnp.stack([self.hypernetworks[str(i)](tokens[:, :, 1 + i]) for i in chosen], axis=2)
-        upscaled = self.output_upscaling(image.reshape(b, p, h, w, dim))
-        masks = jnp.einsum("bphwijklc,bpmc->bpmhikwjl", upscaled, weights, preferred_element_type=jnp.float32)
-        masks = masks.reshape(b, p, len(chosen), 4 * h, 4 * w)
-        iou = self.iou_head(tokens[:, :, 0].astype(jnp.float32))[..., chosen.start : chosen.stop]
-        return masks, iou
+        shared = image if image.shape[1] == 1 else None
+        projections = self.transformer.share(shared, image_pe, p * tokens.shape[2])
+
+        def attend(prompts: Any, record: Stages | None = None) -> tuple[Pending, Array]:
+            tokens, token_valid, own_image = prompts
+            image = own_image if shared is None else shared
+            tokens, image = self.transformer(image, image_pe, tokens, token_valid, projections, record)
+            weights = jnp.stack([self.hypernetworks[str(i)](tokens[:, :, 1 + i]) for i in chosen], axis=2)
+            iou = self.iou_head(tokens[:, :, 0].astype(jnp.float32))[..., chosen.start : chosen.stop]
+            return Pending(image, weights), iou
+
+        return attend, (tokens, token_valid, None if shared is not None else image)

@@ -19,14 +19,14 @@ from typing import Any, Literal, overload
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .config import Form, SamConfig, TinyViTConfig, ViTConfig, get_config
 from .encoders.repvit import RepViTEncoder
 from .encoders.tiny_vit import TinyViTEncoder
 from .encoders.vit import ViTEncoder
 from .layers import Keys, Stages
-from .mask_decoder import MaskDecoder
+from .mask_decoder import MaskDecoder, Pending
 from .model import Model, Params, to_params
 from .prompt_encoder import PromptEncoder, Prompts
 
@@ -146,23 +146,43 @@ class Sam(Model[SamConfig]):
           ValueError: shapes or dtypes that do not fit the model or each other, or params of the other form.
           TypeError: `multimask_output` is traced.
         """
-        if isinstance(multimask_output, jax.core.Tracer):
-            raise TypeError('multimask_output is traced; make it static: static_argnames=("multimask_output",)')
-        self._check_prompts(embeddings, prompts)
         modules = self._merge(params)
-        stages: Stages | None = {} if return_stages else None
-        tokens, valid = modules.prompt_encoder.sparse(prompts, self.config.image_size)
-        image = embeddings[:, None].astype(jnp.float32) + modules.prompt_encoder.dense(prompts.masks)
-        image_pe = modules.prompt_encoder.position.grid(self.config.embedding_size)
-        if stages is not None:
-            stages["prompt_tokens"], stages["image_pe"], stages["dense_prompt"] = tokens, image_pe, image
+        inputs = self._embed_prompts(modules, embeddings, prompts, multimask_output)
+        stages: Stages = dict(zip(("dense_prompt", "image_pe", "prompt_tokens"), inputs, strict=False))
         masks, iou = modules.mask_decoder(
-            image, image_pe, tokens, valid, multimask_output=multimask_output, stages=stages
+            *inputs, multimask_output=multimask_output, stages=stages if return_stages else None
         )
-        if stages is None:
+        if not return_stages:
             return masks, iou
         stages["low_res_masks"], stages["iou_predictions"] = masks, iou
         return masks, iou, stages
+
+    def _predict_tokens(
+        self, params: Params, embeddings: Float[Array, "b s16 s16 c"], prompts: Prompts, multimask_output: bool = True
+    ) -> tuple[Pending, Float[Array, "b p m"]]:
+        """`decode` up to the predicted IoUs, which need no masks: for whoever drops most of the prompts by them.
+
+        What it holds for `_upscale` is 4 MB a prompt in float32 at S = 1024, nearly all of it image tokens.
+        """
+        modules = self._merge(params)
+        inputs = self._embed_prompts(modules, embeddings, prompts, multimask_output)
+        return modules.mask_decoder.predict(*inputs, multimask_output=multimask_output)
+
+    def _upscale(self, params: Params, pending: Pending, selected: Int[Array, "b k"]) -> Float[Array, "b k m s4 s4"]:
+        """The masks of `decode` for prompts number `selected` of each image; a repeated number is computed again."""
+        return self._merge(params).mask_decoder.upscale_selected(pending, selected)
+
+    def _embed_prompts(
+        self, modules: _Modules, embeddings: Array, prompts: Prompts, multimask_output: bool
+    ) -> tuple[Array, Array, Array, Array]:
+        """Image with the dense prompt, its positions, prompt tokens and their validity."""
+        if isinstance(multimask_output, jax.core.Tracer):
+            raise TypeError('multimask_output is traced; make it static: static_argnames=("multimask_output",)')
+        self._check_prompts(embeddings, prompts)
+        tokens, valid = modules.prompt_encoder.sparse(prompts, self.config.image_size)
+        masks = None if prompts.masks is None else jnp.asarray(prompts.masks)
+        image = embeddings[:, None].astype(jnp.float32) + modules.prompt_encoder.dense(masks)
+        return image, modules.prompt_encoder.position.grid(self.config.embedding_size), tokens, valid
 
     def _check_images(self, images: Array) -> None:
         size = self.config.image_size

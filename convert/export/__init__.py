@@ -1,0 +1,1 @@
+"""The PyTorch twins in formats of other runtimes, to be compared with."""

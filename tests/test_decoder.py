@@ -1,0 +1,257 @@
+"""The mask decoder takes its products in a cheap order and few prompts at a time; a plain one must agree with it."""
+
+import dataclasses
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from convert.to_torch import to_state_dict
+from convert.torch_models import Sam as TorchSam
+from repvit_sam_jax import Prompts, Sam, mask_decoder, transformer
+
+from .helpers import relative_rms
+from .test_sam import _equations, close, make_prompts
+
+KINDS = {
+    "point": {"n": 1},
+    "box": {"n": 0, "boxes": True},
+    "box and points": {"n": 2, "boxes": True},
+    "many points": {"n": 12},
+    "masks": {"masks": True},
+    "masks and many points": {"n": 12, "boxes": True, "masks": True},
+    "one prompt": {"n": 1, "p": 1},
+    "many prompts": {"n": 1, "p": 9},
+}
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    return np.random.default_rng(5).normal(size=(2, 8, 8, 32)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def twin(tiny):
+    twin = TorchSam(tiny[0].config).fuse().eval()
+    twin.load_state_dict(to_state_dict(tiny[1], tiny[0]), strict=True)
+    return twin
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """`Sam.decode` jitted with everything multiplied out in the order of the paper, all prompts at once."""
+
+    def decode(model, *arguments, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(transformer.CrossAttention, "_tokens_first", lambda self, tokens: False)
+            patch.setattr(transformer.TwoWayTransformer, "share", lambda *_: {})
+            patch.setattr(mask_decoder, "over_prompts", lambda f, arrays: f(arrays))
+            # A function of its own: a cached trace would be that of the fast path.
+            return jax.jit(lambda *arguments: model.decode(*arguments, **options))(*arguments)
+
+    return decode
+
+
+def uneven(prompts: Prompts) -> Prompts:
+    """Another number of points for every prompt; the padding holds NaN."""
+    b, p, n = prompts.point_valid.shape
+    valid = np.arange(n) < 1 + (np.arange(b * p) % n).reshape(b, p, 1)
+    coords = np.where(valid[..., None], prompts.point_coords, np.nan).astype(np.float32)
+    return dataclasses.replace(prompts, point_coords=coords, point_valid=valid)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("kind", "multimask_output"), [*((kind, True) for kind in KINDS), ("box and points", False)])
+def test_equals_pytorch(tiny, twin, embeddings, kind, multimask_output):
+    model, params = tiny
+    prompts = make_prompts(**KINDS[kind])
+    decode = jax.jit(partial(model.decode, multimask_output=multimask_output))
+    masks, iou = decode(params, embeddings, prompts)
+    for b in range(2):
+        one = jax.tree.map(lambda leaf, b=b: torch.from_numpy(np.asarray(leaf[b])), prompts)
+        points = (one.point_coords, one.point_labels) if one.point_coords.shape[1] else (None, None)
+        with torch.inference_mode():
+            expected_masks, expected_iou = twin.decode(
+                torch.from_numpy(embeddings[b : b + 1].transpose(0, 3, 1, 2).copy()),
+                *points,
+                one.boxes,
+                None if one.masks is None else one.masks[:, None],
+                multimask_output,
+            )
+        assert relative_rms(masks[b], expected_masks) < 1e-5
+        np.testing.assert_allclose(iou[b], expected_iou, atol=1e-5)
+        assert np.mean((np.asarray(masks[b]) > 0) == (expected_masks.numpy() > 0)) >= 0.9999
+
+
+@pytest.mark.torch
+def test_uneven_prompts_equal_pytorch(tiny, twin, embeddings):
+    """PyTorch gets every prompt alone and without padding."""
+    model, params = tiny
+    prompts = uneven(make_prompts(n=4))
+    masks, iou = jax.jit(model.decode)(params, embeddings, prompts)
+    for b, p in np.ndindex(2, 3):
+        valid = prompts.point_valid[b, p]
+        points = (torch.from_numpy(x[b, p][None, valid]) for x in (prompts.point_coords, prompts.point_labels))
+        with torch.inference_mode():
+            expected = twin.decode(torch.from_numpy(embeddings[b : b + 1].transpose(0, 3, 1, 2).copy()), *points)
+        assert relative_rms(masks[b, p], expected[0][0]) < 1e-5
+        np.testing.assert_allclose(iou[b, p], expected[1][0], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["point", "many points", "masks", "uneven"])
+def test_equals_the_plain_order_stage_by_stage(tiny, plain, embeddings, kind):
+    model, params = tiny
+    prompts = uneven(make_prompts(n=4)) if kind == "uneven" else make_prompts(**KINDS[kind])
+    found = jax.jit(partial(model.decode, return_stages=True))(params, embeddings, prompts)
+    expected = plain(model, params, embeddings, prompts, return_stages=True)
+    assert set(found[2]) == {
+        *("prompt_tokens", "image_pe", "dense_prompt", "transformer.0.tokens", "transformer.0.image"),
+        *("transformer.1.tokens", "transformer.1.image", "transformer.final", "low_res_masks", "iou_predictions"),
+    }
+    close(found, expected, bound=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["point", "masks and many points"])
+def test_bfloat16_equals_the_plain_order(tiny, plain, embeddings, kind):
+    """As near to float32 as the plain order is, and not further from that than half precision explains."""
+    model, params = tiny
+    half = Sam(model.config, dtype="bfloat16")
+    prompts = make_prompts(**KINDS[kind])
+    exact, _ = jax.jit(model.decode)(params, embeddings, prompts)
+    fast, _ = jax.jit(half.decode)(params, embeddings, prompts)
+    slow, _ = plain(half, params, embeddings, prompts)
+    assert fast.dtype == jnp.float32
+    assert relative_rms(fast, slow) < 3e-2
+    assert relative_rms(fast, exact) < 1.5 * relative_rms(slow, exact)
+
+
+@pytest.mark.parametrize("kind", ["point", "masks and many points"])
+def test_gradients_equal_those_of_the_plain_order(tiny, plain, embeddings, kind):
+    model, params = tiny
+    prompts = make_prompts(**KINDS[kind])
+    directions = np.random.default_rng(1).normal(size=(2, 3, 3, 32, 32)).astype(np.float32)
+
+    class Gradient:
+        """What `plain` calls in place of the model."""
+
+        @staticmethod
+        def decode(params, embeddings, prompts):
+            def loss(params, embeddings, coords):
+                masks, iou = model.decode(params, embeddings, dataclasses.replace(prompts, point_coords=coords))
+                return jnp.vdot(directions, masks) + iou.sum()
+
+            return jax.grad(loss, argnums=(0, 1, 2))(params, embeddings, prompts.point_coords)
+
+    found = jax.jit(Gradient.decode)(params, embeddings, prompts)
+    expected = plain(Gradient, params, embeddings, prompts)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected[0]))
+    # A bias of attention keys has no gradient but rounding.
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * max(float(np.abs(b).max()), 1e-3 * largest))
+    chex.assert_tree_all_finite(found)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("many prompts", 2), ("many prompts", 64), ("masks", 64)])
+def test_any_number_of_prompts_at_a_time(tiny, embeddings, monkeypatch, kind, size):
+    """2 does not divide 9; 64 is what accelerators take."""
+    model, params = tiny
+    prompts = make_prompts(**KINDS[kind])
+    expected = jax.jit(partial(model.decode, return_stages=True))(params, embeddings, prompts)
+    monkeypatch.setattr(mask_decoder, "over_prompts", lambda f, arrays: mask_decoder._in_chunks(f, size, arrays))
+    found = jax.jit(lambda *arguments: model.decode(*arguments, return_stages=True))(params, embeddings, prompts)
+    close(found, expected, bound=1e-5)
+
+
+def test_work_on_an_image_is_done_once_an_image(tiny, embeddings):
+    """What prompts share is multiplied out once for all of them; a single point's tokens meet the weights first."""
+    model, params = tiny
+
+    def products(**kinds):
+        """Shapes of the products in which 64 image tokens of 32 channels meet weights of the inner width 16."""
+        traced = jax.make_jaxpr(model.decode)(params, embeddings, make_prompts(**kinds))
+        shapes = []
+        for equation in _equations(traced.jaxpr):
+            if equation.primitive.name == "dot_general":
+                left, right = (v.aval.shape for v in equation.invars)
+                if left[-2:] == (64, 32) and right == (32, 16):
+                    shapes.append(left[:-2])
+        return shapes
+
+    # Keys, values and queries of the first block; positions for the keys and queries after it.
+    assert products(n=1, p=5) == [(2, 1)] * 3 + [(1, 1)] * 3
+    assert products(n=1, p=1) == []
+
+
+def test_predicted_ious_first_and_masks_for_some(tiny, embeddings):
+    model, params = tiny
+    selected = np.array([[4, 0], [3, 3]])
+    for kinds in ({"n": 1, "p": 5}, {"p": 5, "masks": True}):
+        prompts = make_prompts(**kinds)
+        masks, iou = jax.jit(model.decode)(params, embeddings, prompts)
+        pending, predicted = jax.jit(model._predict_tokens)(params, embeddings, prompts)
+        close(predicted, iou)
+        found = jax.jit(model._upscale)(params, pending, selected)
+        close(found, np.stack([masks[b, selected[b]] for b in range(2)]))
+
+
+def test_memory_does_not_grow_with_the_number_of_prompts(tiny, embeddings):
+    """Beyond what goes in and comes out: at full size, 64 prompts at once would take more than a gigabyte."""
+    model, params = tiny
+    compiled = [jax.jit(model.decode).lower(params, embeddings, make_prompts(n=1, p=p)).compile() for p in (4, 64)]
+    few, many = (c.memory_analysis() for c in compiled)
+    grown = many.temp_size_in_bytes - few.temp_size_in_bytes
+    assert grown < 2 * (many.output_size_in_bytes - few.output_size_in_bytes)
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_full_size_masks(plain):
+    """Points at full size: masks and their signs against the plain order."""
+    from convert import mapping
+    from convert.synthetic import manifest, synthetic_state_dict
+    from repvit_sam_jax import PRESETS, reparam
+
+    model = Sam(PRESETS["repvit_sam"])
+    params = reparam.fuse(
+        mapping.to_params(synthetic_state_dict(manifest(model.config), seed=3), model.config, "train")
+    )
+    embeddings = np.random.default_rng(0).normal(0, 0.2, (1, 64, 64, 256)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    prompts = Prompts(
+        rng.uniform(0, 1024, (1, 8, 1, 2)).astype(np.float32), np.ones((1, 8, 1), np.int32), np.ones((1, 8, 1), bool)
+    )
+    masks, iou = jax.jit(model.decode)(params, embeddings, prompts)
+    expected_masks, expected_iou = plain(model, params, embeddings, prompts)
+    assert relative_rms(masks, expected_masks) < 1e-5
+    np.testing.assert_allclose(iou, expected_iou, atol=1e-5)
+    assert np.mean((np.asarray(masks) > 0) == (np.asarray(expected_masks) > 0)) >= 0.9999
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")  # PyTorch's exporter uses what PyTorch has deprecated
+def test_exported_to_onnx(twin, embeddings, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from convert.export.onnx import export_decoder, export_encoder
+
+    prompts = make_prompts(b=1, n=2)
+    given = {
+        "embedding": embeddings[:1].transpose(0, 3, 1, 2),
+        "coords": prompts.point_coords[0],
+        "labels": prompts.point_labels[0],
+    }
+    images = np.random.default_rng(0).normal(size=(1, 3, 128, 128)).astype(np.float32)
+    export_decoder(twin, tmp_path / "decoder.onnx", prompts=3, points=2)
+    export_encoder(twin, tmp_path / "encoder.onnx")
+    decoder, encoder = (onnxruntime.InferenceSession(tmp_path / f"{name}.onnx") for name in ("decoder", "encoder"))
+    with torch.inference_mode():
+        expected = twin.decode(*(torch.from_numpy(value.copy()) for value in given.values()))
+        embedding = twin.encode(torch.from_numpy(images))
+    masks, iou = decoder.run(["low_res_masks", "iou_predictions"], given)
+    assert relative_rms(masks, expected[0]) < 1e-5
+    np.testing.assert_allclose(iou, expected[1], atol=1e-5)
+    assert relative_rms(encoder.run(["embedding"], {"images": images})[0], embedding) < 1e-5
