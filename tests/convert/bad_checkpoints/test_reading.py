@@ -1,0 +1,266 @@
+"""PyTorch files: what is read, and what is refused."""
+
+import os
+import pickle
+import re
+import shlex
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+
+from convert.from_torch import from_torch, read_state_dict  # noqa: E402
+from convert.to_torch import to_torch  # noqa: E402
+from repvit_sam_jax import CheckpointError, checkpoint  # noqa: E402
+
+from .conftest import LINEAR, NORM, TINY, TOKENS, assert_same  # noqa: E402
+
+
+# Files that are no PyTorch checkpoint
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.999])
+def test_truncated(files, tmp_path, fraction):
+    whole = (files / "train.pt").read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: int(len(whole) * fraction)])
+    with pytest.raises(CheckpointError, match=r"cut\.pt is not a PyTorch checkpoint, or it is truncated"):
+        read_state_dict(tmp_path / "cut.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello world\n",
+        b"a text file\n",
+        b"just some words, and some more of them\n",
+        b"quite another text\nwith two lines\n",
+        b"G",
+        b"<!DOCTYPE html><html><body>404</body></html>\n",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        b'{"message": "Not Found"}',
+    ],
+)
+def test_text_file(tmp_path, content):
+    (tmp_path / "text.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"text\.pt.* no(t a)? PyTorch checkpoint"):
+        read_state_dict(tmp_path / "text.pt")
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(CheckpointError, match=r"empty\.pt is not a PyTorch checkpoint"):
+        read_state_dict(tmp_path / "empty.pt")
+
+
+@pytest.mark.parametrize("path", ["missing.pt", "."])
+def test_no_file(tmp_path, path):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint at {tmp_path / path}")):
+        read_state_dict(tmp_path / path)
+
+
+def test_old_format_is_read(tmp_path):
+    torch.save({"a": torch.arange(3.0)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    np.testing.assert_array_equal(read_state_dict(tmp_path / "old.pt")["a"], np.arange(3, dtype=np.float32))
+
+
+def test_old_format_with_damaged_storage_keys(tmp_path):
+    torch.save({"a": torch.zeros(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "old.pt").read_bytes()
+    key = re.search(rb"\d{8,}", content)[0]
+    (tmp_path / "old.pt").write_bytes(content.replace(key, b"x" * len(key), 1))
+    with pytest.raises(CheckpointError, match=r"old\.pt"):
+        read_state_dict(tmp_path / "old.pt")
+
+
+class Foreign:
+    pass
+
+
+class Command:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {shlex.quote(str(self.path))}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_foreign_object(tmp_path, zipped):
+    content = {"weight": torch.zeros(2), "trainer": Foreign()}
+    torch.save(content, tmp_path / "foreign.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"(?s)foreign\.pt was refused.*save the state_dict alone"):
+        read_state_dict(tmp_path / "foreign.pt")
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "pickle"])
+def test_nothing_is_executed(tmp_path, form):
+    content = {"weight": torch.zeros(2), "payload": Command(tmp_path / "executed")}
+    if form == "pickle":
+        (tmp_path / "evil.pt").write_bytes(pickle.dumps(content["payload"], protocol=2))
+    else:
+        torch.save(content, tmp_path / "evil.pt", _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(CheckpointError, match=r"evil\.pt was refused"):
+        read_state_dict(tmp_path / "evil.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        ([torch.zeros(2)], "list"),
+        (3, "int"),
+        (None, "NoneType"),
+        (torch.zeros(2), "Tensor"),
+        ({1: torch.zeros(2)}, "dict"),
+    ],
+)
+def test_content_is_no_state_dict(convert, content, kind):
+    with pytest.raises(CheckpointError, match=rf"source\.pt holds an? {kind}, not a state dict"):
+        convert(content)
+
+
+def test_values_are_no_tensors(convert):
+    with pytest.raises(CheckpointError, match=r"more than tensors: epoch \(int\), name \(str\), rates \(list\)$"):
+        convert({"weight": torch.zeros(2), "epoch": 3, "name": "x", "rates": [0.1]})
+
+
+@pytest.mark.parametrize("content", [{}, {"model": {}}])
+def test_empty_state_dict(convert, content):
+    with pytest.raises(CheckpointError, match="none at all"):
+        convert(content)
+
+
+# Unusual files that are fine
+def prefixed(state):
+    return {f"module.{key}": value for key, value in state.items()}
+
+
+WRAPPERS = {
+    "model": lambda state: {"model": state, "epoch": 3},
+    "state_dict": lambda state: {"state_dict": state, "optimizer": {"lr": 0.1}},
+    "module": prefixed,
+    "module in model": lambda state: {"model": prefixed(state)},
+    "module in state_dict in model": lambda state: {"model": {"state_dict": prefixed(state)}, "epoch": 3},
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrapped(files, convert, state, name):
+    found, metadata = convert(WRAPPERS[name](state))
+    expected, _ = checkpoint.read(files / "train.safetensors")
+    assert_same(found, expected)
+    assert (metadata.config, metadata.form) == (TINY, "train")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_upcast_exactly(tmp_path, convert, state, dtype):
+    half = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    torch.save(half, tmp_path / "half.pt")
+    expected = {key: value.to(torch.float64).numpy() for key, value in half.items()}
+    found = read_state_dict(tmp_path / "half.pt")
+    assert all(found[key].dtype == (np.float32 if half[key].is_floating_point() else np.int64) for key in half)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key].astype(np.float64), value, err_msg=key)
+    converted, _ = convert(half)
+    from_float32, _ = convert({key: torch.from_numpy(value) for key, value in found.items()})
+    assert_same(converted, from_float32)
+
+
+def test_float64_is_rounded(tmp_path, state):
+    torch.save({NORM: state[NORM].double() + 1e-12}, tmp_path / "double.pt")
+    found = read_state_dict(tmp_path / "double.pt")[NORM]
+    np.testing.assert_array_equal(found, state[NORM].numpy(), strict=True)
+
+
+def test_parameters_are_tensors(files, convert, state):
+    found, _ = convert({**state, NORM: torch.nn.Parameter(state[NORM])})
+    expected, _ = checkpoint.read(files / "train.safetensors")
+    assert_same(found, expected)
+
+
+# Tensors that do not fit
+def test_every_problem_is_in_one_message(convert, state):
+    del state[NORM]
+    state["mask_decoder.extra.weight"] = torch.zeros(5)
+    state[LINEAR] = state[LINEAR][:-1]
+    state[TOKENS] = state[TOKENS] * np.nan
+    with pytest.raises(CheckpointError) as caught:
+        convert(state)
+    message = str(caught.value)
+    shape = tuple(state[LINEAR].shape)
+    assert "state dict of tiny (train form): 4 problem(s)" in message
+    assert f"missing: {NORM} (32,)" in message
+    assert "unexpected: mask_decoder.extra.weight (5,)" in message
+    assert f"wrong shape: {LINEAR} is {shape}, expected {(shape[0] + 1, shape[1])}" in message
+    assert f"NaN or infinite: {TOKENS}" in message
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_weight_is_not_finite(convert, state, value):
+    state[LINEAR] = state[LINEAR].clone()
+    state[LINEAR][0, 1] = value
+    with pytest.raises(CheckpointError, match=rf"1 problem\(s\)\s+NaN or infinite: {LINEAR}$"):
+        convert(state)
+
+
+def test_float64_beyond_float32(convert, state):
+    with pytest.raises(CheckpointError, match=rf"NaN or infinite: {NORM}$"):
+        convert({**state, NORM: state[NORM].double() * 1e300})
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_a_weight_is_no_real_number(convert, state, dtype):
+    with pytest.raises(CheckpointError, match=NORM):
+        convert({**state, NORM: state[NORM].to(dtype)})
+
+
+def test_a_weight_is_sparse(convert, state):
+    with pytest.raises(CheckpointError, match=LINEAR):
+        convert({**state, LINEAR: state[LINEAR].to_sparse()})
+
+
+@pytest.mark.parametrize(
+    ("key", "family"),
+    [
+        ("image_encoder.stages.0.weight", "another SAM-like model"),
+        ("encoder.weight", r"unknown here \(its first keys: encoder\.weight"),
+    ],
+)
+def test_other_family(convert, state, key, family):
+    # What the families share with RepViT-SAM must not mislead.
+    parts = ("mask_decoder.", "image_encoder.neck.") if key.startswith("image_encoder.") else "mask_decoder."
+    shared = {k: v for k, v in state.items() if k.startswith(parts)}
+    with pytest.raises(
+        CheckpointError, match=rf"source\.pt: these are the weights of .*{family}.*, which this converter does not know"
+    ):
+        convert({key: torch.zeros(3, 3), **shared})
+
+
+def test_preset_contradicts_the_file(convert, state):
+    with pytest.raises(CheckpointError, match="these are weights of tiny, not of repvit_sam_m0_9"):
+        convert(state, preset="repvit_sam_m0_9")
+
+
+def test_unknown_preset(convert, state):
+    with pytest.raises(CheckpointError, match=r"unknown preset 'nano'; known presets: repvit_sam, .*tiny"):
+        convert(state, preset="nano")
+
+
+def test_image_size_is_no_multiple_of_16(convert, state):
+    with pytest.raises(ValueError, match="image_size must be a positive multiple of 16, got 100"):
+        convert(state, image_size=100)
+
+
+def test_unknown_form(files, tmp_path):
+    with pytest.raises(ValueError, match=r"form .*'fused'"):
+        from_torch(files / "train.pt", tmp_path / "target.safetensors", form="fused")
+    with pytest.raises(ValueError, match=r"form .*'fused'"):
+        to_torch(files / "train.safetensors", tmp_path / "target.pt", form="fused")
+    assert not list(tmp_path.iterdir())
+
+
+def test_fused_checkpoint_can_not_become_the_training_form(files, tmp_path):
+    with pytest.raises(CheckpointError, match=r"deploy\.pt: the checkpoint is fused"):
+        from_torch(files / "deploy.pt", tmp_path / "target.safetensors", form="train")
+    assert not list(tmp_path.iterdir())
