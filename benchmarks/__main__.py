@@ -50,7 +50,8 @@ def main(
     images = transforms.preprocess(synthetic_image(config.image_size * 3 // 4, config.image_size), config.image_size)
     report = {"environment": environment(), "preset": preset, "image_size": config.image_size}
     if what in ("encoder", "all"):
-        candidates = [*rivals.encoders(model, params, images), *models.encoders(config, params)]
+        theirs = [*rivals.encoders(model, params, images), *rivals.compiled_encoder(model, params, images)]
+        candidates = [*theirs, *models.encoders(config, params)]
         report["encoder"] = _timed(candidates, rounds)
     if what in ("decoder", "all"):
         embedding = np.asarray(models.encode(model, params, images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import os
@@ -32,7 +33,7 @@ def _fused_twin(model: Sam, params: Params) -> TorchSam:
 
 
 def encoders(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
-    """The fused encoder on the same deploy-form params and images."""
+    """The fused encoder on the same deploy-form params and images: eager, in channels_last, and that in bfloat16."""
     twin = _fused_twin(model, params)
     given = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     channels_last = _fused_twin(model, params).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -40,12 +41,32 @@ def encoders(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
 
     @torch.inference_mode()
     def run(module: TorchSam, x: torch.Tensor) -> np.ndarray:
-        return module.encode(x).permute(0, 2, 3, 1).numpy()
+        return module.encode(x).permute(0, 2, 3, 1).float().numpy()
 
+    half, given_half = copy.deepcopy(channels_last).bfloat16(), given_last.bfloat16()
     return [
         Candidate("torch_fp32", lambda: run(twin, given)),
         Candidate("torch_channels_last_fp32", lambda: run(channels_last, given_last), "torch_fp32"),
+        Candidate("torch_channels_last_bf16", lambda: run(half, given_half), "torch_fp32", tolerance=5e-2),
     ]
+
+
+def compiled_encoder(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
+    """The fused encoder under `torch.compile`, channels_last, if there is a C++ compiler."""
+    twin = _fused_twin(model, params).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    given = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).contiguous(memory_format=torch.channels_last)
+    compiled = torch.compile(twin.image_encoder)
+
+    @torch.inference_mode()
+    def run() -> np.ndarray:
+        return compiled(given).permute(0, 2, 3, 1).numpy()
+
+    try:
+        run()
+    except Exception as error:
+        print(f"without torch.compile: {str(error).splitlines()[0]}", file=sys.stderr)
+        return []
+    return [Candidate("torch_compile_fp32", run, "torch_fp32")]
 
 
 def encoder_macs(config: SamConfig) -> int:

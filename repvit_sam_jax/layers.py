@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
@@ -274,10 +274,39 @@ class SqueezeExcite(nnx.Module):
         self.fc2 = Linear(hidden, channels, dtype=jnp.float32, rngs=rngs)
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        mean = jax.vmap(_channel_mean)(x.astype(jnp.float32))[:, None, None]
-        gate = jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(mean))))
-        return x * gate.astype(self.dtype)
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b c"]:
+        """The gates, for whoever uses `x` next to multiply by."""
+        mean = jax.vmap(_channel_mean)(x.astype(jnp.float32))
+        return jax.nn.sigmoid(self.fc2(jax.nn.relu(self.fc1(mean)))).astype(self.dtype)
+
+
+PIXEL_CHUNK = 4096
+"""Pixels that `over_pixels` takes at a time; 1024, 2048 and 4096 take the same time."""
+
+
+def over_pixels(
+    f: Callable[[Array, Array | None], Array], x: Float[Array, "b h w c"], gate: Float[Array, "b c"] | None
+) -> Float[Array, "b h w c2"]:
+    """`f` of pixels [..., c] and the gates of their image; on CPU some pixels at a time.
+
+    So what `f` makes stays in the cache there. It is always two chunks at least: a loop is also what keeps XLA:CPU from
+    fusing the depthwise convolutions in front of and behind `f`, and from computing `x` anew for every use of it.
+    """
+    return lax.platform_dependent(
+        x,
+        gate,
+        cpu=functools.partial(_in_chunks, f),
+        default=lambda x, gate: f(x, None if gate is None else gate[:, None, None]),
+    )
+
+
+def _in_chunks(f: Callable[[Array, Array | None], Array], x: Array, gate: Array | None) -> Array:
+    b, h, w, c = x.shape
+    most = max(1, min(PIXEL_CHUNK, h * w // 2))
+    size = next(n for n in range(most, 0, -1) if h * w % n == 0)
+    gates = None if gate is None else jnp.repeat(gate, h * w // size, axis=0)
+    y = lax.map(lambda chunk: f(*chunk), (x.reshape(-1, size, c), gates))
+    return y.reshape(b, h, w, -1)
 
 
 class MLP(nnx.Module):

@@ -67,10 +67,11 @@ def test_stages_come_from_the_same_computation(tiny, images):
     assert set(stages) == {"stem", "neck", "embedding", *(f"blocks.{i}" for i in range(1, 16))}
 
 
-def test_scanned_blocks_equal_blocks_one_by_one(tiny, images, monkeypatch):
+def test_scanned_blocks_equal_blocks_one_by_one(tiny_train, images, monkeypatch):
+    """In training form; the deploy form scans nothing."""
     from repvit_sam_jax.encoders import repvit
 
-    model, params = tiny
+    model, params = tiny_train
     expected = encode(model, params, images)
     monkeypatch.setattr(repvit, "_runs", lambda config: ([(block.index,)] for block in config.blocks()))
     # A function of its own: a cached trace would be that of the scan.
