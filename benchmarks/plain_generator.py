@@ -98,11 +98,10 @@ def plain_generate(
                 box = np.add(_box(mask.numpy()), [x1, y1, x1, y1])
                 if _touches_inner_edge(box, (x1, y1, x2, y2), (width, height)):
                     continue
-                whole = np.zeros((height, width), bool)
-                whole[y1:y2, x1:x2] = mask.numpy()
+                whole = torch.nn.functional.pad(mask, (x1, width - x2, y1, height - y2))
                 in_crop.append(
                     {
-                        "segmentation": whole,
+                        "rle": _to_rle(whole),
                         "predicted_iou": mask_iou.item(),
                         "point_coords": [np.add(point, [x1, y1]).tolist()],
                         "stability_score": score.item(),
@@ -119,6 +118,8 @@ def plain_generate(
         scores = (1 / torch.tensor(areas)).tolist()
         found = [found[i] for i in plain_nms([m["box"] for m in found], scores, crop_nms_thresh)]
     counts["duplicates of crops"] = len(found)
+    for mask in found:
+        mask["segmentation"] = _from_rle(mask.pop("rle"), height, width)
     if min_mask_region_area > 0:
         unchanged = []
         for mask in found:
@@ -165,6 +166,18 @@ def _crops(height: int, width: int, layers: int, overlap_ratio: float) -> list[t
 def _box(mask: np.ndarray) -> list[int]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return [columns[0], rows[0], columns[-1], rows[-1]] if len(rows) else [0, 0, 0, 0]
+
+
+def _to_rle(mask: Tensor) -> list[int]:
+    flat = mask.t().flatten()
+    changes = (flat[1:] ^ flat[:-1]).nonzero()[:, 0] + 1
+    bounds = torch.cat([torch.tensor([0]), changes, torch.tensor([len(flat)])])
+    return [0] * bool(flat[0]) + bounds.diff().tolist()
+
+
+def _from_rle(counts: list[int], height: int, width: int) -> np.ndarray:
+    inside = np.arange(len(counts)) % 2 == 1
+    return np.repeat(inside, counts).reshape(width, height).T
 
 
 def _touches_inner_edge(box: np.ndarray, crop: tuple[int, int, int, int], photo_size: tuple[int, int]) -> bool:

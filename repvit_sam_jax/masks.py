@@ -206,7 +206,7 @@ def counts_to_mask(counts: Counts, size: tuple[int, int]) -> Bool[np.ndarray, "h
 
 def counts_to_rle(counts: Counts, size: tuple[int, int]) -> dict[str, Any]:
     """COCO's uncompressed RLE: `size` [height, width] and `counts`, a list."""
-    return {"size": [int(side) for side in size], "counts": counts.tolist()}
+    return {"size": [int(side) for side in size], "counts": [int(count) for count in counts]}
 
 
 def counts_to_coco(counts: Counts, size: tuple[int, int]) -> dict[str, Any]:
