@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import statistics
 import sys
@@ -24,6 +25,9 @@ SHARES = {"pred_iou_thresh": 0.35, "stability_score_thresh": 0.5}
 """Of the masks that reach a filter, how many pass it."""
 
 
+MASK_THRESHOLD = 5.0
+
+
 def everything(config: SamConfig, params: Params, points: int, rounds: int) -> dict[str, Any]:
     """Time both procedures on a grid of `points` a side.
 
@@ -38,16 +42,18 @@ def everything(config: SamConfig, params: Params, points: int, rounds: int) -> d
     from .plain_generator import embed_with, plain_generate
     from .rivals import fused_twin
 
+    # Random masks lie all over the photo; at a higher threshold they are small enough for boxes to differ.
+    config = dataclasses.replace(config, mask_threshold=MASK_THRESHOLD)
     model = Sam(config)
     image = synthetic_image(config.image_size * 3 // 4, config.image_size)
     params = lively(model, params, image)
-    settings: dict[str, Any] = {"points_per_side": points}
+    settings: dict[str, Any] = {"points_per_side": points, "box_nms_thresh": 0.98}
     settings |= _thresholds(model, params, image, settings)
     generator = SamAutomaticMaskGenerator(model, params, **settings)
     twin = embed_with(fused_twin(model, params))
     runs: dict[str, Callable[[], Any]] = {
         "jax_fp32": lambda: generator.generate(image),
-        "torch_fp32": lambda: plain_generate(twin, image, config.image_size, **settings),
+        "torch_fp32": lambda: plain_generate(twin, image, config.image_size, mask_threshold=MASK_THRESHOLD, **settings),
     }
     found, peak = runs["jax_fp32"](), {"jax_fp32": _peak_gigabytes()}
     (expected, passed), peak["torch_fp32"] = runs["torch_fp32"](), _peak_gigabytes()
@@ -85,11 +91,11 @@ def _mask_iou(a: np.ndarray, b: np.ndarray) -> float:
 
 def _thresholds(model: Sam, params: Params, image: np.ndarray, settings: dict[str, Any]) -> dict[str, float]:
     """The quantiles, from every mask of a grid of 8 x 8 points."""
-    keep_all: dict[str, Any] = {"stability_score_thresh": 0.0, "box_nms_thresh": 1.0, "output_mode": "uncompressed_rle"}
-    few = settings | {"points_per_side": 8}
+    keep_all: dict[str, Any] = {"stability_score_thresh": 0.0, "output_mode": "uncompressed_rle"}
+    few = settings | {"points_per_side": 8, "box_nms_thresh": 1.0}
     every = SamAutomaticMaskGenerator(model, params, **few, **keep_all, pred_iou_thresh=0.0).generate(image)
     iou = float(np.quantile([record["predicted_iou"] for record in every], 1 - SHARES["pred_iou_thresh"]))
-    left = [record["stability_score"] for record in every if record["predicted_iou"] > iou]
+    left = [record["stability_score"] for record in every if record["predicted_iou"] > iou and record["area"]]
     stability = float(np.quantile(left, 1 - SHARES["stability_score_thresh"]))
     return {"pred_iou_thresh": iou, "stability_score_thresh": stability}
 

@@ -189,24 +189,18 @@ class SamAutomaticMaskGenerator:
         coords = transforms.apply_coords(points, crop.size, config.image_size)
         upscaler = masks.Upscaler(crop.size, config.image_size, config.low_res_size)
         count = min(self.points_per_batch, bucket(len(points)))
-        predict = lambda start: _predict(model, params, embedding, _prompts(coords[start : start + count], count))
-
         found: list[_Found] = []
-        ahead = predict(0)
         for start in range(0, len(points), count):
-            pending, iou = ahead
-            iou = np.asarray(iou)[0, : len(points) - start]
+            prompts = _prompts(coords[start : start + count], count)
+            pending, predicted_iou = _predict(model, params, embedding, prompts)
+            iou = np.asarray(predicted_iou)[0, : len(points) - start]
             passed = iou > self.pred_iou_thresh if self.pred_iou_thresh > 0 else np.ones(iou.shape, bool)
-            prompts = np.flatnonzero(passed.any(1))
-            chunks = [prompts[i : i + UPSCALE_CHUNK] for i in range(0, len(prompts), UPSCALE_CHUNK)]
-            upscaled = [_upscale(model, params, pending, np.resize(chunk, (1, UPSCALE_CHUNK))) for chunk in chunks]
-            # The device goes on with the next points while the host works on these masks.
-            ahead = predict(start + count) if start + count < len(points) else None
-            for chunk, low_res_masks in zip(chunks, upscaled, strict=True):
-                low_res = np.asarray(low_res_masks)[0]
+            numbers = np.flatnonzero(passed.any(1))
+            for chunk in (numbers[i : i + UPSCALE_CHUNK] for i in range(0, len(numbers), UPSCALE_CHUNK)):
+                low_res = np.asarray(_upscale(model, params, pending, np.resize(chunk, (1, UPSCALE_CHUNK))))[0]
                 for i, m in zip(*np.nonzero(passed[chunk]), strict=True):
-                    prompt = chunk[i]
-                    mask = self._examine(crop, upscaler, low_res[i, m], iou[prompt, m], points[start + prompt])
+                    number = chunk[i]
+                    mask = self._examine(crop, upscaler, low_res[i, m], iou[number, m], points[start + number])
                     found += [] if mask is None else [mask]
             if progress is not None:
                 progress(len(iou))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pycocotools import mask as coco
 
-from benchmarks.everything import lively
+from benchmarks import everything
 from benchmarks.plain_generator import embed_with, plain_generate
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
@@ -108,6 +108,7 @@ SETTINGS = {
         (128, 256),
         {
             **FILTERS,
+            "box_nms_thresh": 0.5,
             "points_per_side": 6,
             "min_mask_region_area": 40,
             "crop_n_layers": 1,
@@ -163,7 +164,7 @@ def pairs():
         config = dataclasses.replace(PRESETS[name], mask_threshold=5.0)
         form = "train" if config.has_batch_norm else "deploy"
         model = Sam(config, form)
-        params = lively(model, random_params(model), photo(75, 110), sharpness=5.0)
+        params = everything.lively(model, random_params(model), photo(75, 110), sharpness=5.0)
         twin = TorchSam(config).eval()
         state = mapping.to_state(params, config, form)
         twin.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in state.items()}, strict=True)
@@ -376,6 +377,15 @@ def test_few_points_are_padded_to_a_power_of_two(make, monkeypatch):
     assert sizes[1:3] == [(8, 8), (1, 8)]
     assert answered == [9, *[8, 1] * 5]
     assert make(points_per_side=3, crop_n_layers=1).count_points(image) == 45
+
+
+def test_benchmark(tiny):
+    """On the tiny preset; no times are asserted."""
+    report = everything.everything(tiny[0].config, tiny[1], points=4, rounds=1)
+    assert report["agreement"] == 1
+    assert report["passed"]["candidates"] == 48
+    assert report["records"]["jax_fp32"] == report["records"]["torch_fp32"] == report["passed"]["records"] > 0
+    assert "| jax_fp32 |" in everything.to_markdown(report)
 
 
 # Bad input
