@@ -19,25 +19,28 @@ from .harness import Candidate, environment, interleave, ratios
 
 
 def main(
-    what: Annotated[Literal["encoder", "decoder", "models", "all"], tyro.conf.Positional] = "all",
+    what: Annotated[Literal["encoder", "decoder", "models", "everything", "all"], tyro.conf.Positional] = "all",
     *,
     preset: str = "repvit_sam",
     image_size: int | None = None,
     prompts: tuple[int, ...] = (1, 64),
+    points: int = 32,
     rounds: int = 5,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Time the encoder and the mask decoder on synthetic weights; the results are compared before anything is timed.
 
     Args:
-      what: Which of them; "models" is a table of all published segmenters, which takes a while.
+      what: Which of them; "models" is a table of all published segmenters, and "everything" the automatic mask
+        generator, both of which take a while and are not among "all".
       preset: The model.
       image_size: Input side in pixels, if not the preset's.
       prompts: Point prompts on one image, for the decoder.
+      points: Points along a side of the image, for "everything".
       rounds: Timed runs of each candidate; the candidates take turns.
       as_json: Print JSON in place of tables.
     """
-    from . import models, rivals
+    from . import everything, models, rivals
 
     config = get_config(preset, image_size)
     report: dict[str, Any]
@@ -47,6 +50,10 @@ def main(
         print(json.dumps(report, indent=1) if as_json else f"{_about(report)}\n\n{models.to_markdown(rows)}")
         return
     model, params = Sam(config), models.deploy_params(config)
+    if what == "everything":
+        report = {"environment": environment(), **everything.everything(config, params, points, rounds)}
+        print(json.dumps(report, indent=1) if as_json else f"{_about(report)}\n\n{everything.to_markdown(report)}")
+        return
     images = transforms.preprocess(synthetic_image(config.image_size * 3 // 4, config.image_size), config.image_size)
     report = {"environment": environment(), "preset": preset, "image_size": config.image_size}
     if what in ("encoder", "all"):

@@ -26,7 +26,8 @@ from repvit_sam_jax.sam import Sam
 from .harness import Candidate
 
 
-def _fused_twin(model: Sam, params: Params) -> TorchSam:
+def fused_twin(model: Sam, params: Params) -> TorchSam:
+    """The twin in deploy form, with these params."""
     twin = twin_of(model.config, "deploy")
     twin.load_state_dict(to_state_dict(params, model), strict=True)
     return twin
@@ -34,9 +35,9 @@ def _fused_twin(model: Sam, params: Params) -> TorchSam:
 
 def encoders(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
     """The fused encoder on the same deploy-form params and images: eager, in channels_last, and that in bfloat16."""
-    twin = _fused_twin(model, params)
+    twin = fused_twin(model, params)
     given = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    channels_last = _fused_twin(model, params).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last = fused_twin(model, params).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     given_last = given.contiguous(memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -53,7 +54,7 @@ def encoders(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
 
 def compiled_encoder(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
     """The fused encoder under `torch.compile`, channels_last, if there is a C++ compiler."""
-    twin = _fused_twin(model, params).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    twin = fused_twin(model, params).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     given = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).contiguous(memory_format=torch.channels_last)
     compiled = torch.compile(twin.image_encoder)
 
@@ -78,7 +79,7 @@ def encoder_macs(config: SamConfig) -> int:
 
 def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts) -> list[Candidate]:
     """The decoder on the same embedding and point prompts, eager and, if it is installed, in ONNX Runtime."""
-    twin = _fused_twin(model, params)
+    twin = fused_twin(model, params)
     given = torch.from_numpy(embedding.transpose(0, 3, 1, 2).copy())
     coords = torch.from_numpy(np.array(prompts.point_coords[0]))
     labels = torch.from_numpy(np.array(prompts.point_labels[0]))

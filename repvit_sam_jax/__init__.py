@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .config import get_config as get_config
     from .loading import load as load
     from .loading import load_classifier as load_classifier
+    from .mask_generator import SamAutomaticMaskGenerator as SamAutomaticMaskGenerator
     from .model import split_batch_stats as split_batch_stats
     from .predictor import SamPredictor as SamPredictor
     from .prompt_encoder import Prompts as Prompts
@@ -31,6 +32,7 @@ _HOMES = {
     "PRESETS": "config",
     "Prompts": "prompt_encoder",
     "Sam": "sam",
+    "SamAutomaticMaskGenerator": "mask_generator",
     "SamConfig": "config",
     "SamPredictor": "predictor",
     "get_config": "config",

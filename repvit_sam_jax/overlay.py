@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import colorsys
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -52,6 +53,26 @@ def draw_overlay(
         pen.rectangle([0, 0, image.shape[1], size * 1.6], fill=(0, 0, 0))
         pen.text((size * 0.4, size * 0.2), caption, fill=(255, 255, 255), font_size=size)
     return np.array(drawing)
+
+
+def draw_masks(
+    image: UInt8[np.ndarray, "h w 3"], masks: Iterable[Bool[np.ndarray, "h w"]]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The photo with each mask tinted in a colour of its own and outlined; later masks lie over earlier ones.
+
+    Raises:
+      ValueError: a mask and the image differ in size.
+    """
+    canvas = image.astype(np.float32)
+    width = max(1, round(max(image.shape[:2]) / 800))
+    for i, mask in enumerate(masks):
+        if mask.shape != image.shape[:2]:
+            raise ValueError(f"mask {i} has shape {mask.shape}, the image {image.shape[:2]}")
+        # Steps of the golden ratio round the colour wheel keep neighbouring numbers apart.
+        colour = 255 * np.array(colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.8, 1))
+        canvas[mask] = 0.5 * image[mask] + 0.5 * colour
+        canvas[_outline(mask, width)] = colour
+    return canvas.round().astype(np.uint8)
 
 
 def _outline(mask: np.ndarray, width: int) -> np.ndarray:

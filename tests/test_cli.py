@@ -1,4 +1,4 @@
-"""`repvit-sam segment`, from photo to PNG."""
+"""`repvit-sam segment` and `everything`, from photo to PNG."""
 
 import json
 import subprocess
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repvit_sam_jax import PRESETS, SamPredictor, checkpoint, cli, load
-from repvit_sam_jax.overlay import draw_overlay
+from repvit_sam_jax import PRESETS, SamAutomaticMaskGenerator, SamPredictor, checkpoint, cli, load
+from repvit_sam_jax.overlay import draw_masks, draw_overlay
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,46 @@ def test_overlay_tints_the_mask_alone():
     assert tuple(marked[35, 45]) == (235, 60, 60)
     with pytest.raises(ValueError, match="shape"):
         draw_overlay(image, mask[:20])
+
+
+def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    given = ["everything", photo, "--weights", weights, "--out", out, "--points-per-side", "3"]
+    thresholds = ["--pred-iou-thresh", "-1", "--stability-score-thresh", "1e-6"]
+    run(monkeypatch, *given, *thresholds, "--pngs", "--json")
+    result = json.loads(capsys.readouterr().out)
+    records = json.loads((out / "records.json").read_text())
+    assert result["masks"] == len(records) > 0
+    assert result["points"] == 9
+    model, params = load(weights)
+    settings = {"points_per_side": 3, "pred_iou_thresh": -1, "stability_score_thresh": 1e-6}
+    expected = SamAutomaticMaskGenerator(model, params, **settings).generate(read(photo))
+    modes = SamAutomaticMaskGenerator(model, params, **settings, output_mode="coco_rle").generate(read(photo))
+    assert records == modes
+    for i, record in enumerate(expected):
+        np.testing.assert_array_equal(read(out / f"mask_{i:04d}.png") > 0, record["segmentation"])
+    assert read(out / "overlay.png").shape == (60, 80, 3)
+    monkeypatch.setattr(sys, "argv", ["repvit-sam", *map(str, given)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "no empty folder" in capsys.readouterr().err
+
+
+def test_everything_without_a_mask(weights, photo, tmp_path, monkeypatch, capsys):
+    given = ["--weights", weights, "--out", tmp_path / "out", "--points-per-side", "3", "--pred-iou-thresh", "99"]
+    run(monkeypatch, "everything", photo, *given)
+    assert "0 masks from 9 points" in capsys.readouterr().out
+    assert (tmp_path / "out" / "records.json").read_text() == "[]"
+    np.testing.assert_array_equal(read(tmp_path / "out" / "overlay.png"), read(photo))
+
+
+def test_each_mask_has_a_colour():
+    image = np.full((30, 40, 3), 100, np.uint8)
+    masks = np.zeros((2, 30, 40), bool)
+    masks[0, 5:25, 5:25] = True
+    masks[1, 10:20, 15:35] = True
+    drawn = draw_masks(image, masks)
+    assert (drawn[~masks.any(0)] == 100).all()
+    assert len({tuple(drawn[15, x]) for x in (10, 20, 30)}) == 2
+    with pytest.raises(ValueError, match="mask 0 has shape"):
+        draw_masks(image, masks[:, :20])

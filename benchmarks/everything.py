@@ -1,0 +1,160 @@
+"""Masks of everything on a photo: `SamAutomaticMaskGenerator` against the plain procedure in PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from convert.synthetic import synthetic_image
+from repvit_sam_jax import Sam, SamAutomaticMaskGenerator, SamPredictor
+from repvit_sam_jax.config import SamConfig
+from repvit_sam_jax.mask_generator import _predict, _prompts
+from repvit_sam_jax.model import Params
+
+from .harness import ratios
+
+SHARES = {"pred_iou_thresh": 0.35, "stability_score_thresh": 0.5}
+"""Of the masks that reach a filter, how many pass it."""
+
+
+MASK_THRESHOLD = 5.0
+
+
+def everything(config: SamConfig, params: Params, points: int, rounds: int) -> dict[str, Any]:
+    """Time both procedures on a grid of `points` a side.
+
+    The image is synthetic, 3/4 S x S. Thresholds are quantiles, such that `SHARES` of the masks pass. The records are
+    compared before anything is timed.
+
+    Returns:
+      `thresholds`; `passed`, how many masks are left after each step of the plain procedure; `records` of both and the
+      `agreement`: the share of the plain records that JAX finds, too, with a mask of IoU 0.99 or more; `milliseconds`,
+      `ratios`; `peak_gigabytes`, the process's largest resident size after JAX's and after the plain runs.
+    """
+    from .plain_generator import embed_with, plain_generate
+    from .rivals import fused_twin
+
+    # Random masks lie all over the photo; at a higher threshold they are small enough for boxes to differ.
+    config = dataclasses.replace(config, mask_threshold=MASK_THRESHOLD)
+    model = Sam(config)
+    image = synthetic_image(config.image_size * 3 // 4, config.image_size)
+    params = lively(model, params, image)
+    settings: dict[str, Any] = {"points_per_side": points, "box_nms_thresh": 0.98}
+    settings |= _thresholds(model, params, image, settings)
+    generator = SamAutomaticMaskGenerator(model, params, **settings)
+    twin = embed_with(fused_twin(model, params))
+    runs: dict[str, Callable[[], Any]] = {
+        "jax_fp32": lambda: generator.generate(image),
+        "torch_fp32": lambda: plain_generate(twin, image, config.image_size, mask_threshold=MASK_THRESHOLD, **settings),
+    }
+    found, peak = runs["jax_fp32"](), {"jax_fp32": _peak_gigabytes()}
+    (expected, passed), peak["torch_fp32"] = runs["torch_fp32"](), _peak_gigabytes()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    summary = {name: {"median": statistics.median(values), "minimum": min(values)} for name, values in times.items()}
+    return {
+        "points": points**2,
+        "thresholds": settings,
+        "passed": dict(passed),
+        "records": {"jax_fp32": len(found), "torch_fp32": len(expected)},
+        "agreement": agreement(found, expected),
+        "milliseconds": summary,
+        "ratios": ratios(summary),
+        "peak_gigabytes": peak,
+    }
+
+
+def agreement(found: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]], iou: float = 0.99) -> float:
+    """The share of the expected records whose point has a mask with at least this IoU among those found."""
+    hits = 0
+    for record in expected:
+        same = [other for other in found if other["point_coords"] == record["point_coords"]]
+        hits += any(_mask_iou(other["segmentation"], record["segmentation"]) >= iou for other in same)
+    return hits / max(1, len(expected))
+
+
+def _mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    return int(np.count_nonzero(a & b)) / max(1, int(np.count_nonzero(a | b)))
+
+
+def _thresholds(model: Sam, params: Params, image: np.ndarray, settings: dict[str, Any]) -> dict[str, float]:
+    """The quantiles, from every mask of a grid of 8 x 8 points."""
+    keep_all: dict[str, Any] = {"stability_score_thresh": 0.0, "output_mode": "uncompressed_rle"}
+    few = settings | {"points_per_side": 8, "box_nms_thresh": 1.0}
+    every = SamAutomaticMaskGenerator(model, params, **few, **keep_all, pred_iou_thresh=0.0).generate(image)
+    iou = float(np.quantile([record["predicted_iou"] for record in every], 1 - SHARES["pred_iou_thresh"]))
+    left = [record["stability_score"] for record in every if record["predicted_iou"] > iou and record["area"]]
+    stability = float(np.quantile(left, 1 - SHARES["stability_score_thresh"]))
+    return {"pred_iou_thresh": iou, "stability_score_thresh": stability}
+
+
+def _peak_gigabytes() -> float:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def to_markdown(report: dict[str, Any]) -> str:
+    """The report as a table and a list."""
+    lines = [f"| everything, {report['points']} points | median ms | minimum ms | peak GB |", "|---|---:|---:|---:|"]
+    for name, timed in report["milliseconds"].items():
+        peak = report["peak_gigabytes"][name]
+        lines.append(f"| {name} | {timed['median']:.0f} | {timed['minimum']:.0f} | {peak:.1f} |")
+    steps = ", ".join(f"{name} {count}" for name, count in report["passed"].items())
+    thresholds = ", ".join(f"{name} {value:.3g}" for name, value in report["thresholds"].items())
+    lines += ["", *(f"- {name}: {value:.3f}" for name, value in report["ratios"].items())]
+    lines += [f"- masks left after each step: {steps}", f"- thresholds: {thresholds}"]
+    lines += [f"- {report['agreement']:.1%} of the records agree"]
+    return "\n".join(lines)
+
+
+def lively(model: Sam, params: Params, image: np.ndarray, sharpness: float = 3.0) -> Params:
+    """Random weights made to behave like trained ones: masks and IoUs vary with the prompt, and masks cross zero.
+
+    Random attention is nearly uniform, so the transformer's kernels are made `sharpness` times larger. Random mask
+    logits have a mean larger than their deviation; the direction of the mean pixel is taken out of the hypernetworks'
+    outputs, which are then scaled to a deviation of 4 logits. Predicted IoUs get a mean of 0.7, a deviation of 0.1.
+    """
+
+    def sharpen(path: Any, leaf: Any) -> Any:
+        keys = [entry.key for entry in path]
+        sharp = keys[:2] == ["mask_decoder", "transformer"] and keys[-1] == "kernel"
+        return leaf * np.float32(sharpness) if sharp else leaf
+
+    params = jax.tree_util.tree_map_with_path(sharpen, params)
+    decoder, predictor = params["mask_decoder"], SamPredictor(model, params)
+    predictor.set_image(image)
+    coords = np.random.default_rng(0).uniform(0, min(predictor.input_size), (64, 2)).astype(np.float32)
+    pending, iou = _predict(model, params, predictor.get_image_embedding(), _prompts(coords, 64))
+    upscaling = jax.jit(lambda params, x: model._merge(params).mask_decoder.output_upscaling(x))
+    tokens = pending.image[0, ::8]
+    pixels = np.asarray(upscaling(params, tokens.reshape(-1, tokens.shape[-1])), np.float64)
+    pixels = pixels.reshape(len(tokens), -1, pixels.shape[-1])
+    mean = pixels.mean((0, 1))
+    centred = np.eye(len(mean)) - np.outer(mean, mean) / (mean @ mean)
+    weights = np.asarray(pending.weights[0, ::8], np.float64) @ centred
+    for i, deviation in enumerate(np.std(pixels @ weights.mT, axis=(0, 1)), start=1):
+        last = _last_layer(decoder["hypernetworks"][str(i)])
+        for name, value in last.items():
+            last[name] = np.float32(np.asarray(value, np.float64) @ centred * 4 / deviation)
+    last, spread = _last_layer(decoder["iou_head"]), 0.1 / np.std(iou[0], axis=0)
+    kernel, bias = np.array(last["kernel"]), np.array(last["bias"])
+    kernel[:, 1:] *= spread
+    bias[1:] = (bias[1:] - np.mean(iou[0], axis=0)) * spread + 0.7
+    last |= {"kernel": kernel, "bias": bias}
+    return params
+
+
+def _last_layer(mlp: Params) -> Params:
+    return mlp["layers"][max(mlp["layers"])]
