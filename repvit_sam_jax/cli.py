@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -167,7 +168,9 @@ def everything(
     runs = [record["segmentation"]["counts"] for record in records]
     for record, counts in zip(records, runs, strict=True):
         record["segmentation"] = counts_to_coco(counts, size)
-    (out / "records.json").write_text(json.dumps(records, indent=1))
+        if math.isnan(record["stability_score"]):  # an empty mask, and JSON has no NaN
+            record["stability_score"] = None
+    (out / "records.json").write_text(json.dumps(records, indent=1, allow_nan=False))
     largest_first = sorted(range(len(records)), key=lambda i: -records[i]["area"])
     overlay = draw_masks(image, (counts_to_mask(runs[i], size) for i in largest_first))
     Image.fromarray(overlay).save(out / "overlay.png")
