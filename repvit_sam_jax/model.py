@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from typing import Any, Generic, Literal, TypeVar
@@ -23,7 +24,7 @@ ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
 
 @dataclasses.dataclass(frozen=True)
-class Model(Generic[ConfigT]):
+class Model(abc.ABC, Generic[ConfigT]):
     """A model without its parameters: what to compute, in which form and in which precision.
 
     Attributes:
@@ -58,9 +59,9 @@ class Model(Generic[ConfigT]):
         """`dtype` as an object."""
         return jnp.dtype(self.dtype)
 
+    @abc.abstractmethod
     def _modules(self, rngs: Keys) -> nnx.Module:
         """The Flax modules with fresh parameters. The names of their attributes are the top-level keys of `params`."""
-        raise NotImplementedError
 
     def _merge(self, params: Params) -> Any:
         """The modules with these parameters; raises ValueError if they are of the other form."""
