@@ -82,13 +82,7 @@ def segment(
     if overlay is not None:
         Image.fromarray(draw_overlay(image, mask, coords, [int(v) for v in labels], corners)).save(overlay)
     result = {
-        "photo": str(photo),
-        "width": image.shape[1],
-        "height": image.shape[0],
-        "weights": str(weights),
-        "model": model.config.name,
-        "dtype": dtype,
-        "device": str(jax.devices()[0]),
+        **_about(photo, image, weights, model),
         "mask": str(out),
         "overlay": None if overlay is None else str(overlay),
         "predicted_iou": float(iou[best]),
@@ -135,7 +129,6 @@ def everything(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and is no empty folder; give a new one")
 
-    import jax
     from PIL import Image
     from tqdm import tqdm
 
@@ -177,13 +170,7 @@ def everything(
     for i, counts in enumerate(runs if pngs else ()):
         Image.fromarray(counts_to_mask(counts, size)).save(out / f"mask_{i:04d}.png")
     result = {
-        "photo": str(photo),
-        "width": image.shape[1],
-        "height": image.shape[0],
-        "weights": str(weights),
-        "model": model.config.name,
-        "dtype": dtype,
-        "device": str(jax.devices()[0]),
+        **_about(photo, image, weights, model),
         "out": str(out),
         "points": points,
         "masks": len(records),
@@ -248,6 +235,21 @@ def _class_names(path: Path | None, count: int) -> list[str]:
     if len(names) != count:
         raise ValueError(f"{path} has {len(names)} lines, the classifier has {count} classes")
     return names
+
+
+def _about(photo: Path, image: Any, weights: Path, model: Any) -> dict[str, Any]:
+    """What every result says about its input."""
+    import jax
+
+    return {
+        "photo": str(photo),
+        "width": image.shape[1],
+        "height": image.shape[0],
+        "weights": str(weights),
+        "model": model.config.name,
+        "dtype": model.dtype,
+        "device": str(jax.devices()[0]),
+    }
 
 
 def _report(result: dict[str, Any]) -> str:
