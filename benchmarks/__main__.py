@@ -1,9 +1,11 @@
-"""`python -m benchmarks`: JAX against the PyTorch twin on the same weights, images and threads."""
+"""`python -m benchmarks`: JAX against PyTorch and ONNX Runtime on the same weights, images and threads."""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import jax
@@ -12,65 +14,97 @@ import tyro
 
 from convert.synthetic import synthetic_image
 from repvit_sam_jax import Prompts, Sam, transforms
-from repvit_sam_jax.config import get_config
+from repvit_sam_jax.config import SamConfig, get_config
 from repvit_sam_jax.model import Params
 
-from .harness import Candidate, environment, interleave, ratios
+from . import report
+from .harness import Candidate, environment, timed
+
+What = Literal["encoder", "decoder", "everything", "startup", "tpu-cost", "models", "all"]
 
 
 def main(
-    what: Annotated[Literal["encoder", "decoder", "models", "everything", "all"], tyro.conf.Positional] = "all",
+    what: Annotated[What, tyro.conf.Positional] = "all",
     *,
     preset: str = "repvit_sam",
     image_size: int | None = None,
+    batch: tuple[int, ...] = (1,),
     prompts: tuple[int, ...] = (1, 64),
     points: int = 32,
     rounds: int = 5,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    markdown: bool = False,
 ) -> None:
-    """Time the encoder and the mask decoder on synthetic weights; the results are compared before anything is timed.
+    """Time the models on synthetic weights; the results are compared, and a wrong one ends the run.
 
     Args:
-      what: Which of them; "models" is a table of all published segmenters, and "everything" the automatic mask
-        generator, both of which take a while and are not among "all".
+      what: "everything" is the automatic mask generator, "startup" what comes before the first result, "tpu-cost" an
+        estimate by the TPU compiler, and "models" a table of the published segmenters, which needs 15 GB of memory and
+        a quarter of an hour and is not among "all".
       preset: The model.
       image_size: Input side in pixels, if not the preset's.
+      batch: Images at once, for the encoder.
       prompts: Point prompts on one image, for the decoder.
       points: Points along a side of the image, for "everything".
-      rounds: Timed runs of each candidate; the candidates take turns.
-      as_json: Print JSON in place of tables.
+      rounds: Timed runs of each candidate; the candidates take turns. "everything" has two at most.
+      as_json: Print JSON.
+      markdown: Print tables for a README, in place of ratios alone.
     """
-    from . import everything, models, rivals
-
+    if as_json and markdown:
+        raise SystemExit("error: give --json or --markdown, not both")
     config = get_config(preset, image_size)
-    report: dict[str, Any]
+    sections: dict[str, Any] = {}
+    for name, measure in _sections(what, config, batch, prompts, points, rounds).items():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        sections[name] = measure()
+    result = {"environment": environment(), "preset": preset, "image_size": config.image_size, "sections": sections}
+    if as_json:
+        print(json.dumps(result, indent=1))
+    else:
+        print(report.to_markdown(result) if markdown else report.to_text(result))
+
+
+def _sections(
+    what: What, config: SamConfig, batch: tuple[int, ...], prompts: tuple[int, ...], points: int, rounds: int
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Title -> what measures it, in the order in which they are run."""
+    from . import everything, models, startup, tpu_cost
+
     if what == "models":
-        rows = models.table(image_size=image_size, rounds=rounds)
-        report = {"environment": environment(), "models": rows}
-        print(json.dumps(report, indent=1) if as_json else f"{_about(report)}\n\n{models.to_markdown(rows)}")
-        return
+        return {"models": lambda: models.table(image_size=config.image_size, rounds=rounds)}
     model, params = Sam(config), models.deploy_params(config)
-    if what == "everything":
-        report = {"environment": environment(), **everything.everything(config, params, points, rounds)}
-        print(json.dumps(report, indent=1) if as_json else f"{_about(report)}\n\n{everything.to_markdown(report)}")
-        return
-    images = transforms.preprocess(synthetic_image(config.image_size * 3 // 4, config.image_size), config.image_size)
-    report = {"environment": environment(), "preset": preset, "image_size": config.image_size}
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
     if what in ("encoder", "all"):
-        theirs = [*rivals.encoders(model, params, images), *rivals.compiled_encoder(model, params, images)]
-        candidates = [*theirs, *models.encoders(config, params)]
-        report["encoder"] = _timed(candidates, rounds)
+        for n in batch:
+            found[f"encoder, batch {n}"] = lambda n=n: timed(_encoders(config, params, n), rounds)
     if what in ("decoder", "all"):
-        embedding = np.asarray(models.encode(model, params, images))
-        report["decoder"] = {
-            str(count): _timed(_decoders(model, params, embedding, count), rounds) for count in prompts
-        }
-    print(json.dumps(report, indent=1) if as_json else _markdown(report))
+        embedding = functools.cache(lambda: np.asarray(models.encode(model, params, _images(config, 1))))
+        for n in prompts:
+            title = f"decoder, {n} point prompt{'s' if n > 1 else ''}"
+            found[title] = lambda n=n: timed(_decoders(model, params, embedding(), n), rounds)
+    if what in ("everything", "all"):
+        title = f"automatic mask generation, {points} x {points} points"
+        found[title] = lambda: everything.everything(config, params, points, min(rounds, 2))
+    if what in ("startup", "all"):
+        found["start-up"] = lambda: startup.startup(config, params, rounds)
+    if what in ("tpu-cost", "all"):
+        for chip in tpu_cost.CHIPS:
+            found[f"estimate for a TPU {chip}"] = lambda chip=chip: tpu_cost.tpu_cost(config, chip)
+    return found
 
 
-def _timed(candidates: Sequence[Candidate], rounds: int) -> dict[str, Any]:
-    times = interleave(list(candidates), rounds)
-    return {"milliseconds": times, "ratios": ratios(times)}
+def _images(config: SamConfig, count: int) -> np.ndarray:
+    size = config.image_size
+    image = transforms.preprocess(synthetic_image(size * 3 // 4, size), size)
+    return np.concatenate([np.roll(image, 10 * i, axis=2) for i in range(count)])
+
+
+def _encoders(config: SamConfig, params: Params, count: int) -> list[Candidate]:
+    from . import models, rivals
+
+    model, images = Sam(config), _images(config, count)
+    theirs = [*rivals.encoders(model, params, images), *rivals.compiled_encoders(model, params, images)]
+    return [*theirs, *rivals.exported_encoder(model, params, images), *models.encoders(config, params, images)]
 
 
 def _decoders(model: Sam, params: Params, embedding: np.ndarray, count: int) -> list[Candidate]:
@@ -83,7 +117,7 @@ def _decoders(model: Sam, params: Params, embedding: np.ndarray, count: int) -> 
     on_device = jax.device_put(embedding)
 
     def ours(name: str, model: Sam, tolerance: float) -> Candidate:
-        run = lambda: np.asarray(decode(model, params, on_device, given)[0][0])
+        run = lambda: jax.block_until_ready(decode(model, params, on_device, given)[0][0])
         return Candidate(name, run, "torch_fp32", tolerance)
 
     half = Sam(model.config, dtype="bfloat16")
@@ -92,23 +126,6 @@ def _decoders(model: Sam, params: Params, embedding: np.ndarray, count: int) -> 
         ours("jax_fp32", model, 1e-5),
         ours("jax_bf16", half, 5e-2),
     ]
-
-
-def _about(report: dict[str, Any]) -> str:
-    about = report["environment"]
-    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
-    return f"{about['cpus']} CPUs of {about['machine']}, JAX on {about['devices'][0]}; {versions}"
-
-
-def _markdown(report: dict[str, Any]) -> str:
-    lines = [f"{report['preset']} at {report['image_size']}, {_about(report)}"]
-    sections = {"encoder": report["encoder"]} if "encoder" in report else {}
-    sections |= {f"decoder, {n} point prompts": timed for n, timed in report.get("decoder", {}).items()}
-    for title, timed in sections.items():
-        lines += ["", f"| {title} | median ms | minimum ms |", "|---|---:|---:|"]
-        lines += [f"| {k} | {v['median']:.0f} | {v['minimum']:.0f} |" for k, v in timed["milliseconds"].items()]
-        lines += ["", *(f"- {name}: {value:.2f}" for name, value in timed["ratios"].items())]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """Something to time. `run` does the whole work and returns its result as NumPy arrays or numbers.
+    """Something to time. `run` does the whole work, waits for it and returns an array or a number.
 
     `reference` names the candidate whose result this one must reproduce, within `tolerance` (relative RMS): a fast
     wrong answer is a failure.
     """
 
     name: str
-    run: Callable[[], np.ndarray]
+    run: Callable[[], Any]
     reference: str | None = None
     tolerance: float = 5e-5
 
@@ -34,7 +34,7 @@ class WrongAnswerError(AssertionError):
     """A candidate computes something else than its reference."""
 
 
-def interleave(candidates: list[Candidate], rounds: int) -> dict[str, dict[str, float]]:
+def interleave(candidates: Sequence[Candidate], rounds: int) -> dict[str, dict[str, Any]]:
     """Warm up once, compare the results, then time in turns.
 
     Args:
@@ -42,25 +42,62 @@ def interleave(candidates: list[Candidate], rounds: int) -> dict[str, dict[str, 
       rounds: timed runs of each.
 
     Returns:
-      name -> `median` and `minimum` in milliseconds.
+      name -> `median` and `minimum` in milliseconds, and `peak_megabytes`, by how much a run raised the process's
+      resident memory at most (None where the system does not tell).
 
     Raises:
       WrongAnswerError: a result is off by more than the candidate's tolerance.
     """
-    results = {candidate.name: np.asarray(candidate.run(), np.float64) for candidate in candidates}
+    results = {candidate.name: _read(candidate.run()) for candidate in candidates}
     for candidate in candidates:
         if candidate.reference in results:
             reference = results[candidate.reference]
             difference = np.sqrt(np.mean((results[candidate.name] - reference) ** 2)) / reference.std()
             if not difference <= candidate.tolerance:
                 raise WrongAnswerError(f"{candidate.name} differs from {candidate.reference} by {difference:.1e}")
+    del results
     times: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+    peaks: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
     for _ in range(rounds):
         for candidate in candidates:
+            before = _reset_peak()
             start = time.perf_counter()
             candidate.run()
             times[candidate.name].append(1e3 * (time.perf_counter() - start))
-    return {name: {"median": statistics.median(values), "minimum": min(values)} for name, values in times.items()}
+            if before is not None:
+                peaks[candidate.name].append((_status("VmHWM") - before) / 1e6)
+    return {
+        name: {
+            "median": statistics.median(values),
+            "minimum": min(values),
+            "peak_megabytes": max(peaks[name], default=None),
+        }
+        for name, values in times.items()
+    }
+
+
+def _read(result: Any) -> np.ndarray:
+    return np.asarray(result.cpu() if hasattr(result, "cpu") else result, np.float64)  # torch's, on a GPU
+
+
+def _reset_peak() -> int | None:
+    """Let Linux count the peak of resident memory anew; returns the bytes that are resident now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except OSError:
+        return None
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def timed(candidates: Sequence[Candidate], rounds: int) -> dict[str, Any]:
+    """A section of the report: `milliseconds` as `interleave` gives them, and their `ratios`."""
+    times = interleave(candidates, rounds)
+    return {"milliseconds": times, "ratios": ratios(times)}
 
 
 def environment() -> dict[str, Any]:
@@ -77,7 +114,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def ratios(times: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def ratios(times: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """`a/b` -> ratio of the median times, for every JAX candidate against every other one."""
     return {
         f"{a}/{b}": times[a]["median"] / times[b]["median"]

@@ -31,51 +31,47 @@ def deploy_params(config: SamConfig, seed: int = 3) -> Params:
     return jax.tree.map(jax.numpy.asarray, reparam.fuse(params) if form == "train" else params)
 
 
-def encoders(config: SamConfig, params: Params) -> list[Candidate]:
-    """JAX's encoders, on a synthetic image; they are held against the eager twin."""
-    size = config.image_size
-    images = jax.device_put(transforms.preprocess(synthetic_image(size * 3 // 4, size), size))
-    exact, half = Sam(config), Sam(config, dtype="bfloat16")
-    return [
-        Candidate("jax_fp32", lambda: np.asarray(encode(exact, params, images)), "torch_fp32"),
-        Candidate("jax_bf16", lambda: np.asarray(encode(half, params, images)), "torch_fp32", tolerance=5e-2),
-    ]
+def encoders(config: SamConfig, params: Params, images: np.ndarray) -> list[Candidate]:
+    """JAX's encoders; they are held against the eager twin."""
+    given = jax.device_put(images)
+
+    def ours(name: str, model: Sam, tolerance: float) -> Candidate:
+        run = lambda: jax.block_until_ready(encode(model, params, given))
+        return Candidate(name, run, "torch_fp32", tolerance)
+
+    return [ours("jax_fp32", Sam(config), 5e-5), ours("jax_bf16", Sam(config, dtype="bfloat16"), 5e-2)]
 
 
-def table(presets: Sequence[str] = SEGMENTERS, image_size: int | None = None, rounds: int = 3) -> list[dict[str, Any]]:
-    """A row a model: `preset`, `checkpoint`, `parameters` and `gmac` of the deploy form, and `milliseconds`."""
-    rows = []
+def table(
+    presets: Sequence[str] = SEGMENTERS, image_size: int | None = None, rounds: int = 3
+) -> dict[str, Any]:
+    """All models beside each other.
+
+    Returns:
+      a section of the report: a `table` with a row a model, and `by_model`, the times as of `interleave`.
+    """
+    rows, by_model = [], {}
     for preset in presets:
         config = get_config(preset, image_size)
         params = deploy_params(config)
         size = config.image_size
         images = transforms.preprocess(synthetic_image(size * 3 // 4, size), size)
         eager, *_ = rivals.encoders(Sam(config), params, images)
-        times = interleave([eager, *encoders(config, params)], rounds)
+        times = by_model[config.name] = interleave([eager, *encoders(config, params, images)], rounds)
+        count, in_encoder = (
+            sum(leaf.size for leaf in jax.tree.leaves(part)) / 1e6 for part in (params, params["image_encoder"])
+        )
         rows.append(
             {
-                "preset": config.name,
-                "checkpoint": file_name(preset) if config.name in PUBLISHED else None,
-                "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-                "encoder_parameters": sum(leaf.size for leaf in jax.tree.leaves(params["image_encoder"])),
-                "gmac": rivals.encoder_macs(config) / 1e9,
-                "milliseconds": times,
+                "model": f"`{config.name}`",
+                "checkpoint": f"`{file_name(preset)}`" if config.name in PUBLISHED else "",
+                "parameters (encoder)": f"{count:.1f} M ({in_encoder:.1f} M)",
+                "encoder GMAC": f"{rivals.encoder_macs(config) / 1e9:.0f}",
+                "JAX float32": f"{times['jax_fp32']['median']:.0f} ms",
+                "JAX bfloat16": f"{times['jax_bf16']['median']:.0f} ms",
+                "PyTorch float32": f"{times['torch_fp32']['median']:.0f} ms",
             }
         )
         del params, eager
         gc.collect()
-    return rows
-
-
-def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The table, with times in milliseconds."""
-    lines = [
-        "| model | checkpoint | parameters (encoder) | encoder GMAC | JAX float32 | JAX bfloat16 | PyTorch float32 |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        times = (f"{row['milliseconds'][name]['median']:.0f} ms" for name in ("jax_fp32", "jax_bf16", "torch_fp32"))
-        counts = f"{row['parameters'] / 1e6:.1f} M ({row['encoder_parameters'] / 1e6:.1f} M) | {row['gmac']:.0f}"
-        name = f"`{row['checkpoint']}`" if row["checkpoint"] else ""
-        lines.append(f"| `{row['preset']}` | {name} | {counts} | {' | '.join(times)} |")
-    return "\n".join(lines)
+    return {"table": rows, "by_model": by_model}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from convert.export.onnx import export_decoder
+from convert.export.onnx import export_decoder, export_encoder
 from convert.to_torch import to_state_dict
 from convert.torch_models import Sam as TorchSam
 from convert.torch_models import twin_of
@@ -33,41 +34,70 @@ def fused_twin(model: Sam, params: Params) -> TorchSam:
     return twin
 
 
+def device() -> torch.device:
+    """A GPU if JAX uses one, too."""
+    return torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
+
+
 def encoders(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
     """The fused encoder on the same deploy-form params and images: eager, in channels_last, and that in bfloat16."""
-    twin = fused_twin(model, params)
-    given = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    channels_last = fused_twin(model, params).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    given_last = given.contiguous(memory_format=torch.channels_last)
-
-    @torch.inference_mode()
-    def run(module: TorchSam, x: torch.Tensor) -> np.ndarray:
-        return module.encode(x).permute(0, 2, 3, 1).float().numpy()
-
-    half, given_half = copy.deepcopy(channels_last).bfloat16(), given_last.bfloat16()
+    twin, channels_last, half = (fused_twin(model, params).to(device()) for _ in range(3))
+    channels_last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    half.bfloat16().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    given, given_last = _given(images), _given(images).contiguous(memory_format=torch.channels_last)
     return [
-        Candidate("torch_fp32", lambda: run(twin, given)),
-        Candidate("torch_channels_last_fp32", lambda: run(channels_last, given_last), "torch_fp32"),
-        Candidate("torch_channels_last_bf16", lambda: run(half, given_half), "torch_fp32", tolerance=5e-2),
+        Candidate("torch_fp32", _run(twin.encode, given)),
+        Candidate("torch_channels_last_fp32", _run(channels_last.encode, given_last), "torch_fp32"),
+        Candidate("torch_bf16", _run(half.encode, given_last.bfloat16()), "torch_fp32", tolerance=5e-2),
     ]
 
 
-def compiled_encoder(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
-    """The fused encoder under `torch.compile`, channels_last, if there is a C++ compiler."""
-    twin = fused_twin(model, params).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    given = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).contiguous(memory_format=torch.channels_last)
-    compiled = torch.compile(twin.image_encoder)
+def compiled_encoders(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
+    """The fused encoder under `torch.compile`, channels_last, as far as there is a compiler for it.
 
-    @torch.inference_mode()
-    def run() -> np.ndarray:
-        return compiled(given).permute(0, 2, 3, 1).numpy()
+    On a GPU it is tuned (`max-autotune`), and there also in bfloat16.
+    """
+    on_gpu = device().type == "cuda"
+    dtypes = {"fp32": (torch.float32, 5e-5)} | ({"bf16": (torch.bfloat16, 5e-2)} if on_gpu else {})
+    found = []
+    for name, (dtype, tolerance) in dtypes.items():
+        twin = fused_twin(model, params).to(device(), dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        compiled = torch.compile(twin.image_encoder, mode="max-autotune" if on_gpu else None)
+        run = _run(compiled, _given(images).to(dtype).contiguous(memory_format=torch.channels_last))
+        try:
+            run()
+        except Exception as error:
+            print(f"without torch.compile: {str(error).splitlines()[0]}", file=sys.stderr)
+            break
+        found.append(Candidate(f"torch_compile_{name}", run, "torch_fp32", tolerance))
+    return found
 
-    try:
-        run()
-    except Exception as error:
-        print(f"without torch.compile: {str(error).splitlines()[0]}", file=sys.stderr)
+
+def exported_encoder(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
+    """The fused encoder in ONNX Runtime on the CPU, if that is installed; it takes one image."""
+    if len(images) > 1 or device().type != "cpu":
         return []
-    return [Candidate("torch_compile_fp32", run, "torch_fp32")]
+    twin = fused_twin(model, params)
+    given = {"images": images.transpose(0, 3, 1, 2).copy()}
+    return _onnxruntime(lambda path: export_encoder(twin, path), given, "embedding", lambda y: y.transpose(0, 2, 3, 1))
+
+
+def _given(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(device())
+
+
+def _run(encode: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor) -> Callable[[], torch.Tensor]:
+    @torch.inference_mode()
+    def run() -> torch.Tensor:
+        return _finished(encode(given).permute(0, 2, 3, 1).float())
+
+    return run
+
+
+def _finished(x: torch.Tensor) -> torch.Tensor:
+    if x.device.type == "cuda":
+        torch.cuda.synchronize()
+    return x
 
 
 def encoder_macs(config: SamConfig) -> int:
@@ -80,19 +110,27 @@ def encoder_macs(config: SamConfig) -> int:
 def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts) -> list[Candidate]:
     """The decoder on the same embedding and point prompts, eager and, if it is installed, in ONNX Runtime."""
     twin = fused_twin(model, params)
-    given = torch.from_numpy(embedding.transpose(0, 3, 1, 2).copy())
-    coords = torch.from_numpy(np.array(prompts.point_coords[0]))
-    labels = torch.from_numpy(np.array(prompts.point_labels[0]))
+    coords, labels = np.array(prompts.point_coords[0]), np.array(prompts.point_labels[0])
+    given = {"embedding": embedding.transpose(0, 3, 1, 2).copy(), "coords": coords, "labels": labels}
+    on_device = [torch.from_numpy(value).to(device()) for value in given.values()]
+    twin.to(device())
 
     @torch.inference_mode()
-    def run() -> np.ndarray:
-        return twin.decode(given, coords, labels)[0].numpy()
+    def run() -> torch.Tensor:
+        return _finished(twin.decode(*on_device)[0])
 
-    return [Candidate("torch_fp32", run), *_onnxruntime(twin, given, coords, labels)]
+    eager = Candidate("torch_fp32", run)
+    if device().type != "cpu":
+        return [eager]
+    export = lambda path: export_decoder(twin, path, *labels.shape)
+    return [eager, *_onnxruntime(export, given, "low_res_masks", lambda y: y)]
 
 
 def _onnxruntime(
-    twin: TorchSam, embedding: torch.Tensor, coords: torch.Tensor, labels: torch.Tensor
+    export: Callable[[Path], None],
+    given: Mapping[str, np.ndarray],
+    output: str,
+    finish: Callable[[np.ndarray], np.ndarray],
 ) -> list[Candidate]:
     missing = [name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
@@ -104,10 +142,8 @@ def _onnxruntime(
     # Threads that spin after a run take their core from the candidate whose turn is next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "decoder.onnx"
-        export_decoder(twin, path, *labels.shape)
+        path = Path(folder) / "model.onnx"
+        export(path)
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    given = {"embedding": embedding.numpy(), "coords": coords.numpy(), "labels": labels.numpy()}
-    return [
-        Candidate("onnxruntime_fp32", lambda: session.run(["low_res_masks"], given)[0], "torch_fp32", tolerance=1e-5)
-    ]
+    run = lambda: finish(session.run([output], given)[0])
+    return [Candidate("onnxruntime_fp32", run, "torch_fp32")]

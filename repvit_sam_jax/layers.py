@@ -281,16 +281,17 @@ class SqueezeExcite(nnx.Module):
 
 
 PIXEL_CHUNK = 4096
-"""Pixels that `over_pixels` takes at a time; 1024, 2048 and 4096 take the same time."""
+"""Pixels that `over_pixels` takes at a time, at most; 1024, 2048 and 4096 take the same time."""
 
 
 def over_pixels(
     f: Callable[[Array, Array | None], Array], x: Float[Array, "b h w c"], gate: Float[Array, "b c"] | None
-) -> Float[Array, "b h w c2"]:
-    """`f` of pixels [..., c] and the gates of their image; on CPU some pixels at a time.
+) -> Float[Array, "b h w c"]:
+    """`f` of pixels [..., c] and the gates of their image; on CPU some pixels at a time, in the place of `x`.
 
-    So what `f` makes stays in the cache there. It is always two chunks at least: a loop is also what keeps XLA:CPU from
-    fusing the depthwise convolutions in front of and behind `f`, and from computing `x` anew for every use of it.
+    So what `f` makes stays in the cache there, and little memory is touched for the first time, for which the kernel
+    would have to find pages. There are two chunks at least: they are also what keeps XLA:CPU from fusing the depthwise
+    convolutions in front of and behind `f`, and from computing `x` anew for every use of it.
     """
     return lax.platform_dependent(
         x,
@@ -304,9 +305,19 @@ def _in_chunks(f: Callable[[Array, Array | None], Array], x: Array, gate: Array 
     b, h, w, c = x.shape
     most = max(1, min(PIXEL_CHUNK, h * w // 2))
     size = next(n for n in range(most, 0, -1) if h * w % n == 0)
+    chunks = x.reshape(-1, size, c)
     gates = None if gate is None else jnp.repeat(gate, h * w // size, axis=0)
-    y = lax.map(lambda chunk: f(*chunk), (x.reshape(-1, size, c), gates))
-    return y.reshape(b, h, w, -1)
+
+    def chunk(i: Array | int, chunks: Array) -> Array:
+        here = lax.dynamic_index_in_dim(chunks, i, keepdims=False)
+        return f(here, None if gates is None else lax.dynamic_index_in_dim(gates, i, keepdims=False))
+
+    if len(chunks) <= 2:  # side by side: what is not a product in one runs beside the other's products
+        y = jnp.stack([chunk(i, chunks) for i in range(len(chunks))])
+    else:
+        update = lambda i, chunks: lax.dynamic_update_index_in_dim(chunks, chunk(i, chunks), i, 0)
+        y = lax.fori_loop(0, len(chunks), update, chunks)
+    return y.reshape(x.shape)
 
 
 class MLP(nnx.Module):

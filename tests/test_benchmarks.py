@@ -1,7 +1,9 @@
 """The benchmark runs on the tiny preset, and a fast wrong answer stops it. No times are asserted."""
 
 import json
-import sys
+import textwrap
+from pathlib import Path
+from typing import get_args
 
 import jax
 import numpy as np
@@ -9,35 +11,112 @@ import pytest
 import tyro
 
 from benchmarks import __main__ as command
-from benchmarks import models, rivals
+from benchmarks import models, report, rivals, tpu_cost
 from benchmarks.harness import Candidate, WrongAnswerError, interleave, ratios
 from repvit_sam_jax import PRESETS, Sam
 
 pytestmark = pytest.mark.torch
 
 
-def test_report(monkeypatch, capsys):
-    monkeypatch.setattr(rivals, "compiled_encoder", lambda *_: [])  # it takes torch a minute
-    tyro.cli(command.main, args=["all", "--preset", "tiny", "--prompts", "3", "--rounds", "2", "--json"])
-    report = json.loads(capsys.readouterr().out)
-    theirs = {"torch_fp32", "torch_channels_last_fp32", "torch_channels_last_bf16"}
-    assert set(report["encoder"]["milliseconds"]) == theirs | {"jax_fp32", "jax_bf16"}
-    assert "jax_fp32/torch_fp32" in report["encoder"]["ratios"]
-    assert set(report["decoder"]) == {"3"}
-    text = command._markdown(report)
-    assert "| decoder, 3 point prompts |" in text
-    assert sys.modules["benchmarks.rivals"]
+@pytest.fixture
+def quick(monkeypatch):
+    """Without what takes a minute to compile or to export."""
+    monkeypatch.setattr(rivals, "compiled_encoders", lambda *_: [])
+    monkeypatch.setattr(rivals, "_onnxruntime", lambda *_: [])
 
 
-def test_table_of_models():
-    rows = models.table(("tiny", "tiny_mobile_sam", "tiny_vit_sam"), rounds=1)
-    assert [row["preset"] for row in rows] == ["tiny", "tiny_mobile_sam", "tiny_vit_sam"]
-    for row in rows:
-        params = Sam(PRESETS[row["preset"]]).abstract_params()
-        assert row["parameters"] == sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-        assert row["checkpoint"] is None
-    text = models.to_markdown([{**rows[0], "checkpoint": "tiny.pt"}])
-    assert "| `tiny` | `tiny.pt` | 0.1 M (0.0 M) | 0 |" in text
+def test_encoder_and_decoder(quick, capsys):
+    tiny = ["--preset", "tiny", "--rounds", "2", "--json"]
+    tyro.cli(command.main, args=["encoder", *tiny, "--batch", "1", "2"])
+    sections = json.loads(capsys.readouterr().out)["sections"]
+    theirs = {"torch_fp32", "torch_channels_last_fp32", "torch_bf16"}
+    assert list(sections) == ["encoder, batch 1", "encoder, batch 2"]
+    for section in sections.values():
+        assert set(section["milliseconds"]) == theirs | {"jax_fp32", "jax_bf16"}
+        assert "jax_fp32/torch_fp32" in section["ratios"]
+    tyro.cli(command.main, args=["decoder", *tiny, "--prompts", "3"])
+    assert list(json.loads(capsys.readouterr().out)["sections"]) == ["decoder, 3 point prompts"]
+
+
+def test_all_measures_every_part_but_the_table_of_models():
+    given = (PRESETS["tiny"], (1,), (1, 64), 32, 5)
+    whole = list(command._sections("all", *given))
+    parts = [list(command._sections(what, *given)) for what in get_args(command.What)[:-2]]
+    assert whole == sum(parts, [])
+    assert get_args(command.What)[-2:] == ("models", "all")
+
+
+def test_report_as_text_and_as_tables():
+    times = {"jax": {"median": 12.0, "minimum": 10.0, "peak_megabytes": None}}
+    sections = {
+        "timed": {"milliseconds": times, "ratios": {"jax/torch": 0.5}},
+        "listed": {"table": [{"name": "a", "cells": 1234.5}], "notes": ["a note"]},
+    }
+    about = {"cpus": 2, "machine": "a machine", "devices": ["cpu"], "versions": {"jax": "1"}}
+    result = {"environment": about, "preset": "tiny", "image_size": 64, "sections": sections}
+    text, tables = report.to_text(result), report.to_markdown(result)
+    for line in ("jax/torch: 0.50", "a note", "2 CPUs of a machine, JAX on cpu; jax 1."):
+        assert line in text
+        assert line in tables
+    assert "| jax | 12 | 10 |  |" in tables
+    assert "| name | cells |" in tables
+    assert "| a | 1234 |" in tables
+    assert "name  cells" in text
+    assert "12" not in text.replace("1234", "")
+
+
+def test_table_of_models(quick):
+    found = models.table(("tiny", "tiny_mobile_sam", "tiny_vit_sam"), rounds=1)
+    assert list(found["by_model"]) == ["tiny", "tiny_mobile_sam", "tiny_vit_sam"]
+    for row, preset in zip(found["table"], found["by_model"], strict=True):
+        params = Sam(PRESETS[preset]).abstract_params()
+        count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+        assert row["model"] == f"`{preset}`"
+        assert row["checkpoint"] == ""
+        assert row["parameters (encoder)"].startswith(f"{count / 1e6:.1f} M (")
+
+
+def test_peak_of_a_run():
+    """Memory that a run takes and gives back is seen."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("resident memory is read from Linux's /proc")
+
+    def run():
+        return np.ones(25_000_000).sum()  # 200 MB
+
+    times = interleave([Candidate("large", run), Candidate("small", lambda: 0.0)], 2)
+    assert 150 < times["large"]["peak_megabytes"] < 300
+    assert times["small"]["peak_megabytes"] < 50
+
+
+def test_operations_of_a_tpu_program():
+    """Loops are multiplied, fusions are not opened, and what has no estimate is left out."""
+    hlo = textwrap.dedent(
+        """
+        HloModule jit_f
+
+        %fused (a: f32[8]) -> f32[8] {
+          %a = f32[8]{0} parameter(0)
+          ROOT %b = f32[8]{0} negate(%a), backend_config={"estimated_cycles":"999"}
+        }
+
+        %body (t: (s32[], f32[8])) -> (s32[], f32[8]) {
+          %x = f32[8]{0} fusion(%t), kind=kLoop, calls=%fused, metadata={op_name="f/scan/neg"}, backend_config={"estimated_cycles":"10"}
+        }
+
+        %condition (t: (s32[], f32[8])) -> pred[] {
+          %less = pred[] compare(%i, %n), backend_config={"estimated_cycles":"7"}
+        }
+
+        ENTRY %main (p: f32[8]) -> f32[8] {
+          %w = (s32[], f32[8]{0}) while(%p), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+          ROOT %y = (f32[4]{0}, f32[2]{0}) fusion(%w), calls=%fused, metadata={op_name="f/last"}, backend_config={"estimated_cycles":"3"}
+        }
+        """
+    )
+    found = list(tpu_cost.operations(hlo))
+    assert [(op.source, op.times, op.cycles) for op in found] == [("f/scan/neg", 5, 50), ("f/last", 1, 3)]
+    assert found[0].shape == "f32[8]"
 
 
 def test_multiply_accumulates():
