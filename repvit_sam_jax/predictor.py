@@ -57,22 +57,27 @@ class SamPredictor:
         self._embeddings: list[Array] = []
         self._sizes: list[tuple[int, int]] = []
 
-    def warmup(self, num_points: int = 1, multimask_output: bool = True) -> None:
+    def warmup(self, num_points: int = 1, multimask_output: bool = True, num_images: int = 1) -> None:
         """Compile ahead of the first photo, without computing anything.
 
         Args:
           num_points: points of the prompts to come; a box counts as two.
           multimask_output: as it will be given to `predict`.
+          num_images: images that `set_image_batch` will be given at once.
         """
-        config = self.model.config
-        _encode.lower(
-            self.model, self.params, np.zeros((1, config.image_size, config.image_size, 3), np.float32)
-        ).compile()
-        embedding = np.zeros(
-            (1, config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim), np.float32
-        )
+        self._warmup_encoder(num_images)
         packed = pack([Prompt(np.zeros((num_points, 2)), np.zeros(num_points, np.int32), None)], 1)
-        _decode.lower(self.model, self.params, embedding, packed, multimask_output).compile()
+        _decode.lower(self.model, self.params, self._no_embedding(), packed, multimask_output).compile()
+
+    def _warmup_encoder(self, num_images: int) -> None:
+        side = self.model.config.image_size
+        for count in {bucket(min(num_images - start, ENCODE_BATCH)) for start in range(0, num_images, ENCODE_BATCH)}:
+            images = np.zeros((count, side, side, 3), np.float32)
+            _encode.lower(self.model, self.params, images).compile()
+
+    def _no_embedding(self) -> Float[np.ndarray, "1 h w c"]:
+        config = self.model.config
+        return np.zeros((1, config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim), np.float32)
 
     @property
     def is_image_set(self) -> bool:
