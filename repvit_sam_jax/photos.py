@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,12 +182,11 @@ def _read_ahead(paths: Sequence[Path], load: Callable[[Path], np.ndarray]) -> It
     pool = ThreadPoolExecutor(min(READ_AHEAD, os.cpu_count() or 1))
     try:
         waiting: collections.deque[tuple[Path, Future[np.ndarray]]] = collections.deque()
-        rest = iter(paths)
-        while True:
-            for path in itertools.islice(rest, READ_AHEAD - len(waiting)):
-                waiting.append((path, pool.submit(load, path)))
-            if not waiting:
-                return
+        for path in paths:
+            waiting.append((path, pool.submit(load, path)))
+            if len(waiting) > READ_AHEAD:
+                yield waiting.popleft()
+        while waiting:
             yield waiting.popleft()
     finally:
         pool.shutdown(cancel_futures=True)

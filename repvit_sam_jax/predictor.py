@@ -21,6 +21,7 @@ from .sam import Sam
 
 # Module-level, so that all predictors of one model share their compiled programs.
 _encode = jax.jit(Sam.encode, static_argnums=0)
+_split = jax.jit(lambda embeddings: [embeddings[i : i + 1] for i in range(len(embeddings))])
 _decode = jax.jit(Sam.decode, static_argnums=(0, 4))
 
 ENCODE_BATCH = 4
@@ -73,7 +74,9 @@ class SamPredictor:
         side = self.model.config.image_size
         for count in {bucket(min(num_images - start, ENCODE_BATCH)) for start in range(0, num_images, ENCODE_BATCH)}:
             images = np.zeros((count, side, side, 3), np.float32)
-            _encode.lower(self.model, self.params, images).compile()
+            encode = _encode.lower(self.model, self.params, images)
+            encode.compile()
+            _split.lower(encode.out_info).compile()
 
     def _no_embedding(self) -> Float[np.ndarray, "1 h w c"]:
         config = self.model.config
@@ -125,7 +128,7 @@ class SamPredictor:
             batch = transforms.preprocess(rgb[start : start + ENCODE_BATCH], self.model.config.image_size)
             padding = [(0, bucket(len(batch)) - len(batch))] + [(0, 0)] * 3
             encoded = _encode(self.model, self.params, np.pad(batch, padding))
-            embeddings += [encoded[i : i + 1] for i in range(len(batch))]
+            embeddings += _split(encoded)[: len(batch)]
         self._embeddings, self._sizes = embeddings, [image.shape[:2] for image in images]
 
     def get_image_embedding(self) -> Float[Array, "1 h w c"]:
