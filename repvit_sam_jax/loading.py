@@ -118,4 +118,4 @@ def _load(
     config, form, params = read_params(path, form)
     if image_size is not None:
         config = dataclasses.replace(config, image_size=image_size)
-    return model_of(config, form, dtype), jax.tree.map(jax.numpy.asarray, params)
+    return model_of(config, form, dtype), jax.device_put(params)

@@ -115,6 +115,21 @@ class SamAutomaticMaskGenerator:
         self.min_mask_region_area = math.ceil(min_mask_region_area)
         self.output_mode = output_mode
 
+    def warmup(self, num_images: int = 1) -> None:
+        """Compile ahead of the first photo, without computing anything.
+
+        Args:
+          num_images: photos that `generate_batch` will be given at once.
+        """
+        model, params = self.predictor.model, self.predictor.params
+        crops = sum(4**layer for layer in range(self.crop_n_layers + 1))
+        self.predictor._warmup_encoder(num_images * crops)
+        for count in {self._batch_size(grid) for grid in self.point_grids}:
+            inputs = (self.predictor._no_embedding(), _prompts(np.zeros((1, 2), np.float32), count))
+            _predict.lower(model, params, *inputs).compile()
+            pending, _ = _predict.eval_shape(model, params, *inputs)
+            _upscale.lower(model, params, pending, np.zeros((1, UPSCALE_CHUNK), int)).compile()
+
     def generate(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Record]:
         """The masks of a photo.
 
@@ -162,6 +177,10 @@ class SamAutomaticMaskGenerator:
         """Points that `generate` asks about, in all crops. Raises ValueError as `generate`."""
         return sum(len(self.point_grids[crop.layer]) for crop in self._crops(image))
 
+    def _batch_size(self, grid: np.ndarray) -> int:
+        """Points of a grid that are answered at once, padding included."""
+        return min(self.points_per_batch, bucket(len(grid)))
+
     def _crops(self, image: np.ndarray, number: int = 0) -> list[_Crop]:
         transforms.check_image(image)
         size = image.shape[:2]
@@ -188,7 +207,7 @@ class SamAutomaticMaskGenerator:
         points = self.point_grids[crop.layer] * np.array(crop.size[::-1])
         coords = transforms.apply_coords(points, crop.size, config.image_size)
         upscaler = masks.Upscaler(crop.size, config.image_size, config.low_res_size)
-        count = min(self.points_per_batch, bucket(len(points)))
+        count = self._batch_size(points)
         found: list[_Found] = []
         for start in range(0, len(points), count):
             prompts = _prompts(coords[start : start + count], count)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco
-from scipy import ndimage
 
 from . import transforms
 
@@ -276,6 +275,8 @@ def remove_small_regions(mask: Bool[np.ndarray, "h w"], min_area: int) -> tuple[
 
 def _regions(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Numbers of the 8-connected regions, 0 outside; for each number whether the region is small; the largest one."""
+    from scipy import ndimage  # importing it takes as long as all of this library
+
     numbers, count = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(numbers.ravel(), minlength=count + 1)
     small = sizes < min_area

@@ -21,6 +21,7 @@ from .sam import Sam
 
 # Module-level, so that all predictors of one model share their compiled programs.
 _encode = jax.jit(Sam.encode, static_argnums=0)
+_split = jax.jit(lambda embeddings: [embeddings[i : i + 1] for i in range(len(embeddings))])
 _decode = jax.jit(Sam.decode, static_argnums=(0, 4))
 
 ENCODE_BATCH = 4
@@ -57,22 +58,29 @@ class SamPredictor:
         self._embeddings: list[Array] = []
         self._sizes: list[tuple[int, int]] = []
 
-    def warmup(self, num_points: int = 1, multimask_output: bool = True) -> None:
+    def warmup(self, num_points: int = 1, multimask_output: bool = True, num_images: int = 1) -> None:
         """Compile ahead of the first photo, without computing anything.
 
         Args:
           num_points: points of the prompts to come; a box counts as two.
           multimask_output: as it will be given to `predict`.
+          num_images: images that `set_image_batch` will be given at once.
         """
-        config = self.model.config
-        _encode.lower(
-            self.model, self.params, np.zeros((1, config.image_size, config.image_size, 3), np.float32)
-        ).compile()
-        embedding = np.zeros(
-            (1, config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim), np.float32
-        )
+        self._warmup_encoder(num_images)
         packed = pack([Prompt(np.zeros((num_points, 2)), np.zeros(num_points, np.int32), None)], 1)
-        _decode.lower(self.model, self.params, embedding, packed, multimask_output).compile()
+        _decode.lower(self.model, self.params, self._no_embedding(), packed, multimask_output).compile()
+
+    def _warmup_encoder(self, num_images: int) -> None:
+        side = self.model.config.image_size
+        for count in {bucket(min(num_images - start, ENCODE_BATCH)) for start in range(0, num_images, ENCODE_BATCH)}:
+            images = np.zeros((count, side, side, 3), np.float32)
+            encode = _encode.lower(self.model, self.params, images)
+            encode.compile()
+            _split.lower(encode.out_info).compile()
+
+    def _no_embedding(self) -> Float[np.ndarray, "1 h w c"]:
+        config = self.model.config
+        return np.zeros((1, config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim), np.float32)
 
     @property
     def is_image_set(self) -> bool:
@@ -120,7 +128,7 @@ class SamPredictor:
             batch = transforms.preprocess(rgb[start : start + ENCODE_BATCH], self.model.config.image_size)
             padding = [(0, bucket(len(batch)) - len(batch))] + [(0, 0)] * 3
             encoded = _encode(self.model, self.params, np.pad(batch, padding))
-            embeddings += [encoded[i : i + 1] for i in range(len(batch))]
+            embeddings += _split(encoded)[: len(batch)]
         self._embeddings, self._sizes = embeddings, [image.shape[:2] for image in images]
 
     def get_image_embedding(self) -> Float[Array, "1 h w c"]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 EPSILON = 1e-5
@@ -128,4 +128,4 @@ def _to_leaves(kernel: np.ndarray, bias: np.ndarray, path: str) -> dict[str, Any
     for values in (kernel, bias):
         if not (np.abs(values) <= np.finfo(np.float32).max).all():
             raise ReparamError(f"{path}: the fused weights are NaN or too large for float32")
-    return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(bias, jnp.float32)}
+    return jax.device_put({"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)})

@@ -76,16 +76,21 @@ def resized_shape(height: int, width: int, image_size: int) -> tuple[int, int]:
     return int(height * scale + 0.5), int(width * scale + 0.5)
 
 
+def check_scalable(image: np.ndarray, image_size: int) -> None:
+    """Raises ValueError unless it is an image, and scaling it to `image_size` pixels leaves some of its short side."""
+    check_image(image)
+    if not all(resized_shape(image.shape[0], image.shape[1], image_size)):
+        raise ValueError(f"the image is too narrow to scale to {image_size} pixels: shape {image.shape}")
+
+
 def resize_longest_side(image: UInt8[np.ndarray, "h w 3"], image_size: int) -> UInt8[np.ndarray, "h2 w2 3"]:
     """Scale so that the longer side has `image_size` pixels (Pillow, bilinear, antialiased).
 
     Raises:
       ValueError: the image is no uint8 RGB array, or so narrow that nothing of its short side would be left.
     """
-    check_image(image)
+    check_scalable(image, image_size)
     height, width = resized_shape(image.shape[0], image.shape[1], image_size)
-    if not height or not width:
-        raise ValueError(f"the image is too narrow to scale to {image_size} pixels: shape {image.shape}")
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 

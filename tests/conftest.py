@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # no cache, neither in this process nor in those that it starts
+
 import jax
 import numpy as np
 import pytest

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -21,3 +24,19 @@ def sample(array, n: int = 4096) -> np.ndarray:
     array = np.asarray(array)
     index = np.random.Generator(np.random.PCG64([0, array.size])).integers(0, array.size, min(n, array.size))
     return array.reshape(-1)[index]
+
+
+@contextlib.contextmanager
+def recorded_compilations() -> Iterator[list[str]]:
+    """The names of the functions that JAX compiles inside, in a list that fills."""
+    compiled: list[str] = []
+
+    def listen(event, seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(str(about.get("fun_name")))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

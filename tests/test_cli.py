@@ -1,6 +1,7 @@
 """`repvit-sam segment` and `everything`, from photo to PNG."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -75,6 +76,74 @@ def test_module_and_help():
     assert "--point" in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["segment", "photo.png"]])
+def test_help_and_mistakes_answer_without_jax(arguments):
+    """None of the packages that take long to import is touched."""
+    code = f"""
+import sys
+sys.argv = ["repvit-sam", *{arguments}]
+from repvit_sam_jax.cli import main
+try:
+    main()
+finally:
+    print("imported", sorted({{"jax", "flax", "numpy", "scipy", "PIL", "tqdm"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == (0 if "--help" in arguments else 2), done.stderr
+    assert done.stdout.endswith("imported []\n")
+
+
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def run_and_count(*arguments, **environment):
+    """A command in a process of its own: what it printed, and how often JAX found and missed programs in its cache."""
+    code = """
+import collections, json, sys
+import jax
+events = collections.Counter()
+jax.monitoring.register_event_listener(lambda event, **_: events.update([event.split("/")[-1]]))
+from repvit_sam_jax.cli import main
+main()
+print(json.dumps([events["cache_hits"], events["cache_misses"]]), file=sys.stderr)
+"""
+    cleared = {name: value for name, value in os.environ.items() if name != CACHE}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env={**cleared, **environment}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *noise, counts = done.stderr.splitlines()
+    return noise, *json.loads(counts)
+
+
+def test_a_second_run_compiles_nothing(weights, photo, tmp_path):
+    """The folder is the user's cache, the one that JAX is told in the environment, or the flag's."""
+    given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", tmp_path / "mask.png"]
+    environment, folder = {"XDG_CACHE_HOME": str(tmp_path / "user")}, tmp_path / "user" / "repvit-sam"
+    noise, hits, misses = run_and_count(*given, **environment)
+    files = {path.name for path in folder.glob("*-cache")}
+    assert (noise, hits) == ([], 0)
+    assert misses == len(files) > 1
+    assert run_and_count(*given, **environment) == ([], misses, 0)
+    assert {path.name for path in folder.glob("*-cache")} == files
+
+    assert run_and_count(*given, **environment, **{CACHE: str(tmp_path / "jax")}) == ([], 0, misses)
+    environment[CACHE] = str(tmp_path / "other")
+    assert run_and_count(*given, "--compile-cache", tmp_path / "jax", **environment) == ([], misses, 0)
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_a_compile_cache(weights, photo, tmp_path):
+    given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", tmp_path / "mask.png"]
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "user"), CACHE: str(tmp_path / "jax")}
+    assert run_and_count(*given, "--compile-cache", "None", **environment) == ([], 0, 0)
+    assert not (tmp_path / "user").exists()
+    assert not (tmp_path / "jax").exists()
+    (tmp_path / "file").touch()
+    (line,), hits, misses = run_and_count(*given, "--compile-cache", tmp_path / "file", **environment)
+    assert (hits, misses) == (0, 0)
+    assert line.startswith(f"warning: compiled programs are not kept in {tmp_path / 'file'}: ")
+
+
 def test_overlay_tints_the_mask_alone():
     image = np.full((40, 50, 3), 100, np.uint8)
     mask = np.zeros((40, 50), bool)
@@ -98,6 +167,7 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
     records = json.loads((out / "records.json").read_text())
     assert result["masks"] == len(records) > 0
     assert result["points"] == 9
+    assert set(result["seconds"]) == {"load", "compile", "generate"}
     model, params = load(weights)
     settings = {"points_per_side": 3, "pred_iou_thresh": -1, "stability_score_thresh": 1e-6}
     expected = SamAutomaticMaskGenerator(model, params, **settings).generate(read(photo))
@@ -115,7 +185,9 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
 def test_everything_without_a_mask(weights, photo, tmp_path, monkeypatch, capsys):
     given = ["--weights", weights, "--out", tmp_path / "out", "--points-per-side", "3", "--pred-iou-thresh", "99"]
     run(monkeypatch, "everything", photo, *given)
-    assert "0 masks from 9 points" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "0 masks from 9 points" in text
+    assert "compile" in text
     assert (tmp_path / "out" / "records.json").read_text() == "[]"
     np.testing.assert_array_equal(read(tmp_path / "out" / "overlay.png"), read(photo))
 

@@ -19,8 +19,10 @@ LEVELS = [
     {"sam"},
     {"loading"},
     {"predictor"},
-    {"mask_generator"},
-    {"cli"},
+    {"mask_generator", "photos"},
+    {"cli.common"},
+    {"cli.segment", "cli.everything", "cli.classify"},
+    {"cli.__main__"},
 ]
 FOLDERS = {
     "repvit_sam_jax": set(),

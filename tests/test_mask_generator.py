@@ -19,6 +19,7 @@ from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, Sam, SamAutomaticMaskGenerator, mask_generator, masks, predictor
 
 from .conftest import random_params
+from .helpers import recorded_compilations
 
 pytestmark = pytest.mark.torch
 
@@ -357,6 +358,28 @@ def test_few_programs_are_compiled(pairs, monkeypatch):
         generator.generate(rng.integers(0, 256, (*rng.integers(30, 200, 2), 3), dtype=np.uint8))
     assert encode._cache_size() == 2  # 4 crops, and the fifth
     assert [program._cache_size() for program in counted.values()] == [1, 1]
+
+
+@pytest.mark.parametrize("crop_n_layers", [0, 1])
+def test_nothing_is_compiled_after_warmup(pairs, crop_n_layers):
+    """With crops, points in batches of two sizes."""
+    programs = (predictor._encode, predictor._split, mask_generator._predict, mask_generator._upscale)
+    for program in programs:
+        program.clear_cache()
+    pair = pairs["tiny"]
+    settings = {"points_per_side": 5, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.1}
+    settings |= {"crop_n_layers": crop_n_layers, "crop_n_points_downscale_factor": 2}
+    generator = SamAutomaticMaskGenerator(pair.model, pair.params, **settings)
+    with recorded_compilations() as compiled:
+        generator.warmup()
+    # An encoder, what takes its batches apart, points and masks; with crops, the first two for four crops and for the
+    # fifth, and the last two for 25 points and for 4.
+    assert len(compiled) == 4 * (1 + crop_n_layers), compiled
+    with recorded_compilations() as compiled:
+        found = [generator.generate(photo(*size)) for size in ((75, 110), (128, 60), (90, 90))]
+    assert compiled == []
+    assert any(found)
+    assert mask_generator._upscale._cache_size() == 1 + crop_n_layers
 
 
 def test_few_points_are_padded_to_a_power_of_two(make, monkeypatch):

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.torch
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == ["predictor"]
+    assert [path.stem for path in NOTEBOOKS] == ["automatic_mask_generator", "predictor"]
 
 
 @pytest.mark.parametrize("with_weights", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -69,6 +69,15 @@ def test_importing_the_package_alone_does_not_import_jax():
     assert done.stdout.strip() == "False False"
 
 
+def test_importing_the_public_names_does_not_import_scipy():
+    """A fifth of a second, for something that only `min_mask_region_area` needs."""
+    names = "Sam, SamAutomaticMaskGenerator, SamPredictor, load, transforms"
+    code = f"import jax, sys; from flax import nnx; known = set(sys.modules); from repvit_sam_jax import {names}"
+    code += "; print(sorted(name for name in set(sys.modules) - known if name.split('.')[0] == 'scipy'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
 def test_everything_promised_is_there():
     import repvit_sam_jax
 

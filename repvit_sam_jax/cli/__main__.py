@@ -1,0 +1,5 @@
+"""`python -m repvit_sam_jax.cli`, the same as `repvit-sam`."""
+
+from . import main
+
+main()

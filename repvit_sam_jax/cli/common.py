@@ -1,0 +1,78 @@
+"""What the commands have in common."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+
+def _default_compile_cache() -> Path | None:
+    """JAX's own setting if the environment has it, empty for no cache; else a folder in the user's cache."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        return platformdirs.user_cache_path("repvit-sam", appauthor=False)
+    return Path(folder) if folder else None
+
+
+COMPILE_CACHE = _default_compile_cache()
+"""Default of `--compile-cache`."""
+
+
+def use_compile_cache(folder: Path | None) -> None:
+    """Let JAX keep compiled programs in the folder, from one run to the next; None keeps none.
+
+    A folder that can't be written costs a warning on stderr, no more.
+    """
+    import jax
+
+    if folder is not None:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what it holds will be run
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            print(f"warning: compiled programs are not kept in {folder}: {error}", file=sys.stderr)
+            folder = None
+    jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def check_new_folder(path: Path, flag: str) -> None:
+    """Raises ValueError unless there is nothing at the path, or an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{flag} {path} exists and is no empty folder; give a new one")
+
+
+def size_of(photo: Path, image: Any) -> dict[str, Any]:
+    """What a result says about its photo."""
+    return {"photo": str(photo), "width": image.shape[1], "height": image.shape[0]}
+
+
+def setting(weights: Path, model: Any) -> dict[str, Any]:
+    """What a result says about how it was computed."""
+    import jax
+
+    return {
+        "weights": str(weights),
+        "model": model.config.name,
+        "dtype": model.dtype,
+        "device": str(jax.devices()[0]),
+    }
+
+
+class Stopwatch:
+    """Writes the seconds that its block takes under a name."""
+
+    def __init__(self, seconds: dict[str, float], name: str):
+        self._seconds, self._name = seconds, name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._name] = time.perf_counter() - self._start

@@ -1,0 +1,235 @@
+"""`repvit-sam segment`: a photo, or a folder of photos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from .common import COMPILE_CACHE, Stopwatch, check_new_folder, setting, size_of, use_compile_cache
+
+if TYPE_CHECKING:
+    from ..photos import PhotoPrompt
+
+
+def segment(
+    photo: Annotated[Path, tyro.conf.Positional],
+    *,
+    weights: Path,
+    point: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    box: str | None = None,
+    prompts: Path | None = None,
+    out: Path | None = None,
+    overlay: Path | None = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    compile_cache: Path | None = COMPILE_CACHE,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Segment what points and a box on a photo mean.
+
+    All points and the box are one prompt. A single point is ambiguous: of the three masks that the model gives,
+    the one with the highest predicted IoU is taken. Any other prompt gives one mask.
+
+    With a folder in place of a photo, the points and the box are those of each photo in it, or --prompts gives each
+    its own. A photo that can't be read or that its prompt does not fit is named at the end, and the exit code is 1.
+
+    Args:
+      photo: The image file, or a folder of them.
+      weights: A .safetensors file from `python -m convert from-torch`.
+      point: X,Y or X,Y,LABEL in pixels; label 1 (the default) is foreground, 0 background. May be repeated.
+      box: X1,Y1,X2,Y2 in pixels.
+      prompts: For a folder, a JSON file with prompts of the photos to segment: {"photo.jpg": {"points": [[X, Y], [X, Y,
+        LABEL]], "box": [X1, Y1, X2, Y2]}}.
+      out: The mask, a black and white PNG of the photo's size; mask.png if not given. For a folder, a folder that is
+        new or empty, for a mask a photo under the photo's name; masks if not given.
+      overlay: Also write the photo with mask and prompts drawn over it; for a folder, into another such folder.
+      dtype: Precision of the arithmetic.
+      compile_cache: Folder that keeps compiled programs for the next run; None keeps none.
+      as_json: Print the result as JSON.
+    """
+    points = [_numbers(text, "--point", (2, 3)) for text in point]
+    corners = None if box is None else _numbers(box, "--box", (4,))
+    labels = [p[2] if len(p) == 3 else 1.0 for p in points]
+    if any(label not in (0, 1) for label in labels):
+        raise ValueError("labels of --point are 1 (foreground) or 0 (background)")
+    if not points and corners is None and prompts is None:
+        raise ValueError("nothing to segment: give --point or --box, or with a folder --prompts")
+    if prompts is not None and (points or corners is not None):
+        raise ValueError("give either --prompts, or --point and --box for all photos")
+    is_folder = photo.is_dir()
+    if prompts is not None and not is_folder:
+        raise ValueError(f"--prompts is for a folder of photos, and {photo} is none; give --point or --box")
+    out = out or Path("masks" if is_folder else "mask.png")
+    (_check_folders if is_folder else _check_pictures)(photo, out, overlay)
+
+    from ..photos import PhotoPrompt, check_names, list_photos, read_prompts_file
+
+    prompt = PhotoPrompt([p[:2] for p in points], [int(label) for label in labels], corners)
+    if not is_folder:
+        use_compile_cache(compile_cache)
+        result = _segment_photo(photo, prompt, weights, out, overlay, dtype)
+        print(json.dumps(result, indent=1) if as_json else _report(result))
+        return
+    photos = list_photos(photo)
+    if not photos:
+        raise ValueError(f"{photo} holds no file with an extension that Pillow reads")
+    chosen = dict.fromkeys(photos, prompt) if prompts is None else read_prompts_file(prompts, photos)
+    if not chosen:
+        raise ValueError(f"{prompts} names no photo")
+    check_names(list(chosen))
+    use_compile_cache(compile_cache)
+    result = _segment_folder(chosen, weights, out, overlay, dtype)
+    print(json.dumps(result, indent=1) if as_json else _report_folder(photo, out, overlay, result))
+    if result["failures"]:
+        raise SystemExit("\n".join(f"error: {failure['error']}" for failure in result["failures"]))
+
+
+def _segment_photo(
+    photo: Path, prompt: PhotoPrompt, weights: Path, out: Path, overlay: Path | None, dtype: Any
+) -> dict[str, Any]:
+    import jax
+
+    from ..loading import load
+    from ..photos import Segmented, best_mask
+    from ..predictor import SamPredictor
+    from ..transforms import load_image
+
+    image = load_image(photo)
+    seconds: dict[str, float] = {}
+    with Stopwatch(seconds, "load"):
+        model, params = load(weights, dtype=dtype)
+    predictor = SamPredictor(model, params)
+    with Stopwatch(seconds, "compile"):
+        predictor.warmup(prompt.num_points, multimask_output=prompt.is_ambiguous)
+    with Stopwatch(seconds, "encode"):
+        predictor.set_image(image)
+        jax.block_until_ready(predictor.get_image_embedding())
+    with Stopwatch(seconds, "decode"):
+        prediction = predictor.predict(*prompt.arguments, multimask_output=prompt.is_ambiguous)
+    found = _write(Segmented(photo, image, prompt, *best_mask(prediction)), out, overlay)
+    return {**size_of(photo, image), **setting(weights, model), **found, "seconds": seconds}
+
+
+def _segment_folder(
+    prompts: dict[Path, PhotoPrompt], weights: Path, out: Path, overlay: Path | None, dtype: Any
+) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from ..loading import load
+    from ..photos import Failure, segment_photos
+    from ..predictor import SamPredictor
+
+    seconds: dict[str, float] = {}
+    with Stopwatch(seconds, "load"):
+        model, params = load(weights, dtype=dtype)
+    for folder in filter(None, (out, overlay)):
+        folder.mkdir(parents=True, exist_ok=True)
+    predictor = SamPredictor(model, params)
+    with Stopwatch(seconds, "compile"):
+        for ambiguous in (True, False):
+            kind = [prompt for prompt in prompts.values() if prompt.is_ambiguous == ambiguous]
+            for num_points in {prompt.num_points for prompt in kind}:
+                predictor.warmup(num_points, multimask_output=ambiguous, num_images=len(kind))
+    results, failures = [], []
+    with Stopwatch(seconds, "segment"), tqdm(total=len(prompts), unit="photo", disable=None) as bar:
+        for done in segment_photos(predictor, prompts):
+            if isinstance(done, Failure):
+                failures.append({"photo": str(done.path), "error": done.error})
+            else:
+                name = f"{done.path.stem}.png"
+                found = _write(done, out / name, overlay and overlay / name)
+                results.append({**size_of(done.path, done.image), **found})
+            bar.update()
+    return {
+        **setting(weights, model),
+        "results": sorted(results, key=lambda result: result["photo"]),
+        "failures": failures,
+        "seconds": seconds,
+    }
+
+
+def _write(done: Any, out: Path, overlay: Path | None) -> dict[str, Any]:
+    """Write the mask and, if asked for, the overlay of a `Segmented`; what a result says about them."""
+    from PIL import Image
+
+    from ..overlay import draw_overlay
+
+    Image.fromarray(done.mask).save(out)
+    if overlay is not None:
+        prompt = done.prompt
+        drawn = draw_overlay(done.image, done.mask, prompt.points, prompt.labels, prompt.box)
+        Image.fromarray(drawn).save(overlay)
+    return {
+        "mask": str(out),
+        "overlay": None if overlay is None else str(overlay),
+        "predicted_iou": done.predicted_iou,
+        "area": int(done.mask.sum()),
+        "box": _bounding_box(done.mask),
+    }
+
+
+def _report(result: dict[str, Any]) -> str:
+    seconds = result["seconds"]
+    share = 100 * result["area"] / (result["width"] * result["height"])
+    lines = [
+        f"{result['photo']}: {result['width']} x {result['height']} pixels, "
+        f"{result['model']} in {result['dtype']} on {result['device']}",
+        f"mask: {result['area']} pixels ({share:.1f}% of the photo), box {result['box']}, "
+        f"predicted IoU {result['predicted_iou']:.3f}",
+        f"encode {seconds['encode']:.2f} s, decode {seconds['decode']:.2f} s, "
+        f"before that: load {seconds['load']:.2f} s, compile {seconds['compile']:.2f} s",
+        f"wrote {result['mask']}" + (f" and {result['overlay']}" if result["overlay"] else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _report_folder(folder: Path, out: Path, overlay: Path | None, result: dict[str, Any]) -> str:
+    seconds, count = result["seconds"], len(result["results"])
+    lines = [
+        f"{folder}: {count} of {count + len(result['failures'])} photos segmented, "
+        f"{result['model']} in {result['dtype']} on {result['device']}",
+        f"{seconds['segment']:.1f} s, {seconds['segment'] / max(count, 1):.2f} s a photo, "
+        f"before that: load {seconds['load']:.2f} s, compile {seconds['compile']:.2f} s",
+        f"wrote {count} masks into {out}" + (f", overlays into {overlay}" if overlay else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _numbers(text: str, flag: str, counts: tuple[int, ...]) -> list[float]:
+    """Comma-separated numbers. Raises ValueError, naming the flag, for anything else."""
+    form = "X1,Y1,X2,Y2" if counts == (4,) else "X,Y or X,Y,LABEL"
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{flag} {text}: expected {form}") from error
+    if len(values) not in counts:
+        raise ValueError(f"{flag} {text}: expected {form}")
+    return values
+
+
+def _check_pictures(photo: Path, out: Path, overlay: Path | None) -> None:
+    for path in filter(None, (out, overlay)):
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"{path}: masks and overlays are written as .png")
+        if not path.parent.is_dir():
+            raise ValueError(f"{path}: there is no folder {path.parent}")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder")
+    if len({path.resolve() for path in (photo, out, overlay) if path}) < 2 + (overlay is not None):
+        raise ValueError("photo, --out and --overlay must be different files")
+
+
+def _check_folders(photos: Path, out: Path, overlay: Path | None) -> None:
+    check_new_folder(out, "--out")
+    if overlay is not None:
+        check_new_folder(overlay, "--overlay")
+        if overlay.resolve() == out.resolve():
+            raise ValueError("--out and --overlay must be different folders")
+
+
+def _bounding_box(mask: Any) -> list[int] | None:
+    """XYXY of the mask's pixels, the last ones included; None for an empty mask."""
+    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    return None if not len(rows) else [int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])]
