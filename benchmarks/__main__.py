@@ -73,23 +73,23 @@ def _sections(
     if what == "models":
         return {"models": lambda: models.table(image_size=config.image_size, rounds=rounds)}
     model, params = Sam(config), models.deploy_params(config)
+    embedding = functools.cache(lambda: np.asarray(models.encode(model, params, _images(config, 1))))
     found: dict[str, Callable[[], dict[str, Any]]] = {}
     if what in ("encoder", "all"):
         for n in batch:
-            found[f"encoder, batch {n}"] = lambda n=n: timed(_encoders(config, params, n), rounds)
+            found[f"encoder, batch {n}"] = functools.partial(_encoders, config, params, n, rounds)
     if what in ("decoder", "all"):
-        embedding = functools.cache(lambda: np.asarray(models.encode(model, params, _images(config, 1))))
         for n in prompts:
             title = f"decoder, {n} point prompt{'s' if n > 1 else ''}"
-            found[title] = lambda n=n: timed(_decoders(model, params, embedding(), n), rounds)
+            found[title] = functools.partial(_decoders, model, params, embedding, n, rounds)
     if what in ("everything", "all"):
         title = f"automatic mask generation, {points} x {points} points"
-        found[title] = lambda: everything.everything(config, params, points, min(rounds, 2))
+        found[title] = functools.partial(everything.everything, config, params, points, min(rounds, 2))
     if what in ("startup", "all"):
-        found["start-up"] = lambda: startup.startup(config, params, rounds)
+        found["start-up"] = functools.partial(startup.startup, config, params, rounds)
     if what in ("tpu-cost", "all"):
         for chip in tpu_cost.CHIPS:
-            found[f"estimate for a TPU {chip}"] = lambda chip=chip: tpu_cost.tpu_cost(config, chip)
+            found[f"estimate for a TPU {chip}"] = functools.partial(tpu_cost.tpu_cost, config, chip)
     return found
 
 
@@ -99,21 +99,23 @@ def _images(config: SamConfig, count: int) -> np.ndarray:
     return np.concatenate([np.roll(image, 10 * i, axis=2) for i in range(count)])
 
 
-def _encoders(config: SamConfig, params: Params, count: int) -> list[Candidate]:
+def _encoders(config: SamConfig, params: Params, count: int, rounds: int) -> dict[str, Any]:
     from . import models, rivals
 
     model, images = Sam(config), _images(config, count)
     theirs = [*rivals.encoders(model, params, images), *rivals.compiled_encoders(model, params, images)]
-    return [*theirs, *rivals.exported_encoder(model, params, images), *models.encoders(config, params, images)]
+    theirs += rivals.exported_encoder(model, params, images)
+    return timed([*theirs, *models.encoders(config, params, images)], rounds)
 
 
-def _decoders(model: Sam, params: Params, embedding: np.ndarray, count: int) -> list[Candidate]:
+def _decoders(model: Sam, params: Params, embed: Callable[[], np.ndarray], count: int, rounds: int) -> dict[str, Any]:
     from . import rivals
 
     decode = jax.jit(Sam.decode, static_argnums=0)
     rng = np.random.default_rng(0)
     coords = rng.uniform(0, model.config.image_size, (1, count, 1, 2)).astype(np.float32)
     given = Prompts(coords, np.ones((1, count, 1), np.int32), np.ones((1, count, 1), bool))
+    embedding = embed()
     on_device = jax.device_put(embedding)
 
     def ours(name: str, model: Sam, tolerance: float) -> Candidate:
@@ -121,11 +123,8 @@ def _decoders(model: Sam, params: Params, embedding: np.ndarray, count: int) -> 
         return Candidate(name, run, "torch_fp32", tolerance)
 
     half = Sam(model.config, dtype="bfloat16")
-    return [
-        *rivals.decoders(model, params, embedding, given),
-        ours("jax_fp32", model, 1e-5),
-        ours("jax_bf16", half, 5e-2),
-    ]
+    theirs = rivals.decoders(model, params, embedding, given)
+    return timed([*theirs, ours("jax_fp32", model, 1e-5), ours("jax_bf16", half, 5e-2)], rounds)
 
 
 if __name__ == "__main__":

@@ -42,9 +42,7 @@ def encoders(config: SamConfig, params: Params, images: np.ndarray) -> list[Cand
     return [ours("jax_fp32", Sam(config), 5e-5), ours("jax_bf16", Sam(config, dtype="bfloat16"), 5e-2)]
 
 
-def table(
-    presets: Sequence[str] = SEGMENTERS, image_size: int | None = None, rounds: int = 3
-) -> dict[str, Any]:
+def table(presets: Sequence[str] = SEGMENTERS, image_size: int | None = None, rounds: int = 3) -> dict[str, Any]:
     """All models beside each other.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Report = Mapping[str, Any]
@@ -64,7 +64,7 @@ def _remarks(section: Mapping[str, Any]) -> Iterator[str]:
     yield from section.get("notes", ())
 
 
-def _cells(table: list[Mapping[str, Any]]) -> list[list[str]]:
+def _cells(table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [list(table[0]), *([_cell(value) for value in row.values()] for row in table)]
 
 

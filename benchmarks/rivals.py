@@ -117,7 +117,7 @@ def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts
 
     @torch.inference_mode()
     def run() -> torch.Tensor:
-        return _finished(twin.decode(*on_device)[0])
+        return _finished(twin.decode(*on_device)[0])  # type: ignore[arg-type]
 
     eager = Candidate("torch_fp32", run)
     if device().type != "cpu":

@@ -77,7 +77,13 @@ def tpu_cost(config: SamConfig, chip: str) -> dict[str, Any]:
             "temporaries_megabytes": memory.temp_size_in_bytes / 1e6,
         }
         table += [
-            {"program": name, "operation": op.source, "result": op.shape, "times": op.times, "share": f"{op.cycles / cycles:.1%}"}
+            {
+                "program": name,
+                "operation": op.source,
+                "result": op.shape,
+                "times": op.times,
+                "share": f"{op.cycles / cycles:.1%}",
+            }
             for op in found[:TOP]
         ]
     notes = [
@@ -99,7 +105,7 @@ def _programs(config: SamConfig) -> dict[str, tuple[Callable[..., Any], tuple[An
     points = shaped(1, PROMPTS, 1, 2), shaped(1, PROMPTS, 1, dtype=np.int32), shaped(1, PROMPTS, 1, dtype=bool)
     return {
         f"encoder, {BATCH} images": (model.encode, (params, shaped(BATCH, size, size, 3))),
-        f"decoder, {PROMPTS} points": (model.decode, (params, shaped(1, side, side, dim), Prompts(*points))),
+        f"decoder, {PROMPTS} points": (model.decode, (params, shaped(1, side, side, dim), Prompts(*points))  # type: ignore[arg-type]),
     }
 
 

@@ -302,7 +302,7 @@ def over_pixels(
 
 
 def _in_chunks(f: Callable[[Array, Array | None], Array], x: Array, gate: Array | None) -> Array:
-    b, h, w, c = x.shape
+    _, h, w, c = x.shape
     most = max(1, min(PIXEL_CHUNK, h * w // 2))
     size = next(n for n in range(most, 0, -1) if h * w % n == 0)
     chunks = x.reshape(-1, size, c)
