@@ -129,3 +129,22 @@ def test_teacher_beside_student_on_a_chip():
     )
     print({name: f"{size / 1e9:.2f} GB a chip" for name, size in found.items()})
     assert sum(found.values()) < 15e9  # AdamW's two moments of the student are another 0.2 GB
+
+
+def test_estimates_of_the_benchmark():
+    """`python -m benchmarks tpu-cost` on the tiny preset: cycles, and the operations that have them."""
+    found = compile_for_tpu(
+        """
+        from benchmarks.tpu_cost import tpu_cost
+        from repvit_sam_jax import PRESETS
+
+        section = tpu_cost(PRESETS["tiny"], "v5e")
+        print(json.dumps(section))
+        """
+    )
+    print(found["notes"])
+    assert 1.2 < found["clock_ghz"] < 1.8  # v5e's is 1.5
+    assert {row["program"] for row in found["table"]} == set(found["programs"])
+    for program in found["programs"].values():
+        assert program["milliseconds"] > max(program["flops_milliseconds"], 0.01)
+        assert program["megacycles"] > 0
