@@ -16,18 +16,25 @@ import jax
 import numpy as np
 
 
+def relative_rms(result: Any, reference: Any) -> float:
+    """Root mean square of the difference of two arrays, over the reference's deviation."""
+    found, expected = (np.asarray(x.cpu() if hasattr(x, "cpu") else x, np.float64) for x in (result, reference))
+    return float(np.sqrt(np.mean((found - expected) ** 2)) / expected.std())
+
+
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """Something to time. `run` does the whole work, waits for it and returns an array or a number.
+    """Something to time. `run` does the whole work, waits for it and returns its result.
 
-    `reference` names the candidate whose result this one must reproduce, within `tolerance` (relative RMS): a fast
-    wrong answer is a failure.
+    `reference` names the candidate whose result this one must reproduce; their `difference` must not be larger than
+    `tolerance`: a fast wrong answer is a failure.
     """
 
     name: str
     run: Callable[[], Any]
     reference: str | None = None
     tolerance: float = 5e-5
+    difference: Callable[[Any, Any], float] = relative_rms
 
 
 class WrongAnswerError(AssertionError):
@@ -48,11 +55,10 @@ def interleave(candidates: Sequence[Candidate], rounds: int) -> dict[str, dict[s
     Raises:
       WrongAnswerError: a result is off by more than the candidate's tolerance.
     """
-    results = {candidate.name: _read(candidate.run()) for candidate in candidates}
+    results = {candidate.name: candidate.run() for candidate in candidates}
     for candidate in candidates:
         if candidate.reference in results:
-            reference = results[candidate.reference]
-            difference = np.sqrt(np.mean((results[candidate.name] - reference) ** 2)) / reference.std()
+            difference = candidate.difference(results[candidate.name], results[candidate.reference])
             if not difference <= candidate.tolerance:
                 raise WrongAnswerError(f"{candidate.name} differs from {candidate.reference} by {difference:.1e}")
     del results
@@ -74,10 +80,6 @@ def interleave(candidates: Sequence[Candidate], rounds: int) -> dict[str, dict[s
         }
         for name, values in times.items()
     }
-
-
-def _read(result: Any) -> np.ndarray:
-    return np.asarray(result.cpu() if hasattr(result, "cpu") else result, np.float64)  # torch's, on a GPU
 
 
 def _reset_peak() -> int | None:

@@ -13,6 +13,7 @@ import torch
 from pycocotools import mask as coco
 
 from benchmarks import everything
+from benchmarks.harness import WrongAnswerError
 from benchmarks.plain_generator import embed_with, plain_generate
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
@@ -402,10 +403,15 @@ def test_few_points_are_padded_to_a_power_of_two(make, monkeypatch):
     assert make(points_per_side=3, crop_n_layers=1).count_points(image) == 45
 
 
-def test_benchmark(tiny):
-    """On the tiny preset; no times are asserted."""
+def test_benchmark(tiny, monkeypatch):
+    """On the tiny preset; no times are asserted. All records agree, and too few of them end the run."""
+    agreement, shares = everything.agreement, []
+    monkeypatch.setattr(everything, "agreement", lambda *pair: shares.append(agreement(*pair)) or shares[-1])
     report = everything.everything(tiny[0].config, tiny[1], points=4, rounds=1)
-    assert report["agreement"] == 1
+    assert shares == [1]
     assert report["passed"]["candidates"] == 48
     assert report["records"]["jax_fp32"] == report["records"]["torch_fp32"] == report["passed"]["records"] > 0
     assert "jax_fp32/torch_fp32" in report["ratios"]
+    monkeypatch.setattr(everything, "agreement", lambda *_: 0.98)
+    with pytest.raises(WrongAnswerError, match="jax_fp32 differs from torch_fp32"):
+        everything.everything(tiny[0].config, tiny[1], points=4, rounds=1)
