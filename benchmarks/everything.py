@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from convert.synthetic import synthetic_image
-from repvit_sam_jax import Sam, SamAutomaticMaskGenerator, SamPredictor
+from repvit_sam_jax import Prompts, Sam, SamAutomaticMaskGenerator, SamPredictor
 from repvit_sam_jax.config import SamConfig
-from repvit_sam_jax.mask_generator import _predict, _prompts
+from repvit_sam_jax.mask_generator import _prompts
 from repvit_sam_jax.model import Params
 
 from .harness import Candidate, timed
@@ -118,15 +121,14 @@ def lively(model: Sam, params: Params, image: np.ndarray, sharpness: float = 3.0
     decoder, predictor = params["mask_decoder"], SamPredictor(model, params)
     predictor.set_image(image)
     coords = np.random.default_rng(0).uniform(0, min(predictor.input_size), (64, 2)).astype(np.float32)
-    pending, iou = _predict(model, params, predictor.get_image_embedding(), _prompts(coords, 64))
-    upscaling = jax.jit(lambda params, x: model._merge(params).mask_decoder.output_upscaling(x))
-    tokens = pending.image[0, ::8]
-    pixels = np.asarray(upscaling(params, tokens.reshape(-1, tokens.shape[-1])), np.float64)
-    pixels = pixels.reshape(len(tokens), -1, pixels.shape[-1])
+    embedding = predictor.get_image_embedding()
+    _, iou = jax.jit(model.decode)(params, embedding, _prompts(coords, 64))
+    pixels, weights = (
+        np.asarray(x, np.float64) for x in _mask_factors(model, params, embedding, _prompts(coords[::8], 8))
+    )
     mean = pixels.mean((0, 1))
     centred = np.eye(len(mean)) - np.outer(mean, mean) / (mean @ mean)
-    weights = np.asarray(pending.weights[0, ::8], np.float64) @ centred
-    for i, deviation in enumerate(np.std(pixels @ weights.mT, axis=(0, 1)), start=1):
+    for i, deviation in enumerate(np.std(pixels @ (weights @ centred).mT, axis=(0, 1)), start=1):
         last = _last_layer(decoder["hypernetworks"][str(i)])
         for name, value in last.items():
             last[name] = np.float32(np.asarray(value, np.float64) @ centred * 4 / deviation)
@@ -136,6 +138,17 @@ def lively(model: Sam, params: Params, image: np.ndarray, sharpness: float = 3.0
     bias[1:] = (bias[1:] - np.mean(iou[0], axis=0)) * spread + 0.7
     last |= {"kernel": kernel, "bias": bias}
     return params
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _mask_factors(model: Sam, params: Params, embedding: Array, prompts: Prompts) -> tuple[Array, Array]:
+    """What masks are products of, for each prompt: pixels [P, N, C/8] and weights [P, 3, C/8]."""
+    decoder = model._merge(params).mask_decoder
+    _, _, stages = model.decode(params, embedding, prompts, return_stages=True)
+    *_, image = (value[0] for name, value in stages.items() if name.endswith(".image"))
+    tokens = stages["transformer.final"][0]
+    pixels = decoder.output_upscaling(image.reshape(-1, image.shape[-1])).reshape(len(image), 16 * image.shape[1], -1)
+    return pixels, jnp.stack([decoder.hypernetworks[str(i)](tokens[:, 1 + i]) for i in range(1, 4)], axis=1)
 
 
 def _last_layer(mlp: Params) -> Params:

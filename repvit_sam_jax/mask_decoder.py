@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from .config import MaskDecoderConfig
 from .layers import MLP, Keys, LayerNorm, Stages, gelu
@@ -122,18 +122,24 @@ class MaskDecoder(nnx.Module):
             stages |= record
         return masks, iou
 
-    def predict(
+    def decode_above(
         self,
         image: Float[Array, "b p0 h w c"],
         image_pe: Float[Array, "h w c"],
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
+        iou_threshold: Float[Array, ""],
         *,
         multimask_output: bool = True,
-    ) -> tuple[Pending, Float[Array, "b p m"]]:
-        """What `__call__` returns, with the masks left for `upscale`."""
+    ) -> tuple[Float[Array, "b p m h4 w4"], Float[Array, "b p m"]]:
+        """What `__call__` returns, with zeros for prompts none of whose predicted IoUs exceeds the threshold."""
         attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output)
-        return over_prompts(attend, prompts)
+
+        def decode(prompts: Any) -> tuple[Array, Array]:
+            pending, iou = attend(prompts)
+            return self._upscale_some(pending, (iou > iou_threshold).any(-1)), iou
+
+        return over_prompts(decode, prompts)
 
     def upscale(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
         """Mask logits, float32."""
@@ -144,10 +150,23 @@ class MaskDecoder(nnx.Module):
         masks = masks.reshape(b, p, side, side, 2, 2, 2, 2, -1).transpose(0, 1, 8, 2, 4, 6, 3, 5, 7)
         return masks.reshape(b, p, -1, 4 * side, 4 * side)
 
-    def upscale_selected(self, pending: Pending, selected: Int[Array, "b k"]) -> Float[Array, "b k m h4 w4"]:
-        """Mask logits of prompts number `selected` of each image."""
-        pick = jax.vmap(lambda array, numbers: array[numbers])
-        return over_prompts(lambda numbers: self.upscale(jax.tree.map(lambda x: pick(x, numbers), pending)), selected)
+    def _upscale_some(self, pending: Pending, wanted: Bool[Array, "b p"]) -> Float[Array, "b p m h4 w4"]:
+        """`upscale` of the wanted prompts, eight at a time; most others are zeros."""
+        (b, p, n, _), m = pending.image.shape, pending.weights.shape[2]
+        side = 4 * math.isqrt(n)
+        zeros = jnp.zeros((b, p, m, side, side), jnp.float32)
+        if p == 1:
+            return lax.cond(wanted.any(), self.upscale, lambda _: zeros, pending)
+        size, images = min(p, 8), jnp.arange(b)[:, None]
+        order = jnp.argsort(~wanted, axis=1, stable=True)
+        order = jnp.pad(order, ((0, 0), (0, -p % size)), mode="edge")
+
+        def some(i: Array, masks: Array) -> Array:
+            numbers = lax.dynamic_slice_in_dim(order, i * size, size, axis=1)
+            chosen = jax.tree.map(lambda array: array[images, numbers], pending)
+            return masks.at[images, numbers].set(self.upscale(chosen))
+
+        return lax.fori_loop(0, (wanted.sum(1).max() + size - 1) // size, some, zeros)
 
     def _prepare(
         self, image: Array, image_pe: Array, tokens: Array, token_valid: Array, multimask_output: bool

@@ -26,11 +26,7 @@ from .prompts import bucket
 from .sam import Sam
 
 # Module-level, so that all generators of one model share their compiled programs.
-_predict = jax.jit(Sam._predict_tokens, static_argnums=0)
-_upscale = jax.jit(Sam._upscale, static_argnums=0)
-
-UPSCALE_CHUNK = 8
-"""Prompts whose masks are computed at once; of the last ones of a batch, some are computed twice."""
+_decode = jax.jit(Sam._decode_above, static_argnums=0)
 
 OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
 Record = dict[str, Any]
@@ -106,6 +102,7 @@ class SamAutomaticMaskGenerator:
         self.predictor = SamPredictor(model, params)
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
+        self._least_iou = np.float32(pred_iou_thresh if pred_iou_thresh > 0 else -np.inf)
         self.stability_score_thresh = stability_score_thresh
         self.stability_score_offset = stability_score_offset
         self.box_nms_thresh = box_nms_thresh
@@ -125,10 +122,8 @@ class SamAutomaticMaskGenerator:
         crops = sum(4**layer for layer in range(self.crop_n_layers + 1))
         self.predictor._warmup_encoder(num_images * crops)
         for count in {self._batch_size(grid) for grid in self.point_grids}:
-            inputs = (self.predictor._no_embedding(), _prompts(np.zeros((1, 2), np.float32), count))
-            _predict.lower(model, params, *inputs).compile()
-            pending, _ = _predict.eval_shape(model, params, *inputs)
-            _upscale.lower(model, params, pending, np.zeros((1, UPSCALE_CHUNK), int)).compile()
+            prompts = _prompts(np.zeros((1, 2), np.float32), count)
+            _decode.lower(model, params, self.predictor._no_embedding(), prompts, self._least_iou).compile()
 
     def generate(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Record]:
         """The masks of a photo.
@@ -211,16 +206,11 @@ class SamAutomaticMaskGenerator:
         found: list[_Found] = []
         for start in range(0, len(points), count):
             prompts = _prompts(coords[start : start + count], count)
-            pending, predicted_iou = _predict(model, params, embedding, prompts)
-            iou = np.asarray(predicted_iou)[0, : len(points) - start]
-            passed = iou > self.pred_iou_thresh if self.pred_iou_thresh > 0 else np.ones(iou.shape, bool)
-            numbers = np.flatnonzero(passed.any(1))
-            for chunk in (numbers[i : i + UPSCALE_CHUNK] for i in range(0, len(numbers), UPSCALE_CHUNK)):
-                low_res = np.asarray(_upscale(model, params, pending, np.resize(chunk, (1, UPSCALE_CHUNK))))[0]
-                for i, m in zip(*np.nonzero(passed[chunk]), strict=True):
-                    number = chunk[i]
-                    mask = self._examine(crop, upscaler, low_res[i, m], iou[number, m], points[start + number])
-                    found += [] if mask is None else [mask]
+            low_res, predicted = (np.asarray(x)[0] for x in _decode(model, params, embedding, prompts, self._least_iou))
+            iou = predicted[: len(points) - start]
+            for i, m in zip(*np.nonzero(iou > self._least_iou), strict=True):
+                mask = self._examine(crop, upscaler, low_res[i, m], iou[i, m], points[start + i])
+                found += [] if mask is None else [mask]
             if progress is not None:
                 progress(len(iou))
         return _without_duplicates(found, [mask.predicted_iou for mask in found], self.box_nms_thresh)

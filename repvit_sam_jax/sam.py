@@ -19,14 +19,14 @@ from typing import Any, Literal, overload
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from .config import Form, SamConfig, TinyViTConfig, ViTConfig, get_config
 from .encoders.repvit import RepViTEncoder
 from .encoders.tiny_vit import TinyViTEncoder
 from .encoders.vit import ViTEncoder
 from .layers import Keys, Stages
-from .mask_decoder import MaskDecoder, Pending
+from .mask_decoder import MaskDecoder
 from .model import Model, Params, to_params
 from .prompt_encoder import PromptEncoder, Prompts
 
@@ -157,20 +157,21 @@ class Sam(Model[SamConfig]):
         stages["low_res_masks"], stages["iou_predictions"] = masks, iou
         return masks, iou, stages
 
-    def _predict_tokens(
-        self, params: Params, embeddings: Float[Array, "b s16 s16 c"], prompts: Prompts, multimask_output: bool = True
-    ) -> tuple[Pending, Float[Array, "b p m"]]:
-        """`decode` up to the predicted IoUs, which need no masks: for whoever drops most of the prompts by them.
+    def _decode_above(
+        self,
+        params: Params,
+        embeddings: Float[Array, "b s16 s16 c"],
+        prompts: Prompts,
+        iou_threshold: Float[Array, ""],
+        multimask_output: bool = True,
+    ) -> tuple[Float[Array, "b p m s4 s4"], Float[Array, "b p m"]]:
+        """`decode`, with zeros for the masks of prompts none of whose predicted IoUs exceeds the threshold.
 
-        What it holds for `_upscale` is 4 MB a prompt in float32 at S = 1024, nearly all of it image tokens.
+        IoUs need no masks, and masks are half of the work.
         """
         modules = self._merge(params)
         inputs = self._embed_prompts(modules, embeddings, prompts, multimask_output)
-        return modules.mask_decoder.predict(*inputs, multimask_output=multimask_output)
-
-    def _upscale(self, params: Params, pending: Pending, selected: Int[Array, "b k"]) -> Float[Array, "b k m s4 s4"]:
-        """The masks of `decode` for prompts number `selected` of each image; a repeated number is computed again."""
-        return self._merge(params).mask_decoder.upscale_selected(pending, selected)
+        return modules.mask_decoder.decode_above(*inputs, iou_threshold, multimask_output=multimask_output)
 
     def _embed_prompts(
         self, modules: _Modules, embeddings: Array, prompts: Prompts, multimask_output: bool

@@ -186,16 +186,26 @@ def test_work_on_an_image_is_done_once_an_image(tiny, embeddings):
     assert products(n=1, p=1) == []
 
 
-def test_predicted_ious_first_and_masks_for_some(tiny, embeddings):
+@pytest.mark.parametrize("at_once", [1, 64])
+@pytest.mark.parametrize("kinds", [{"n": 1, "p": 20}, {"p": 3, "masks": True}])
+@pytest.mark.parametrize("share", [0, 0.3, 1])
+def test_masks_of_prompts_with_a_promising_one(tiny, embeddings, monkeypatch, at_once, kinds, share):
+    """One prompt at a time, as on CPU, and 64 with their masks in chunks of 8, as elsewhere."""
     model, params = tiny
-    selected = np.array([[4, 0], [3, 3]])
-    for kinds in ({"n": 1, "p": 5}, {"p": 5, "masks": True}):
-        prompts = make_prompts(**kinds)
-        masks, iou = jax.jit(model.decode)(params, embeddings, prompts)
-        pending, predicted = jax.jit(model._predict_tokens)(params, embeddings, prompts)
-        close(predicted, iou)
-        found = jax.jit(model._upscale)(params, pending, selected)
-        close(found, np.stack([masks[b, selected[b]] for b in range(2)]))
+    monkeypatch.setattr(mask_decoder, "over_prompts", lambda f, x: mask_decoder._in_chunks(f, at_once, x))
+    prompts = make_prompts(**kinds)
+    masks, iou = map(np.asarray, jax.jit(model.decode)(params, embeddings, prompts))
+    best = np.sort(iou.max(-1), axis=None)[::-1]
+    count = round(share * best.size)
+    threshold = np.float32(best[count - 1] - 1e-4 if count else best[0] + 1e-4)
+    found, predicted = map(np.asarray, jax.jit(model._decode_above)(params, embeddings, prompts, threshold))
+    close(predicted, iou)
+    passed = (iou > threshold).any(-1)
+    if count:
+        close(found[passed], masks[passed])
+    upscaled = found.any((2, 3, 4)).sum(1).max()
+    most = passed.sum(1).max()
+    assert upscaled <= (min(8, passed.shape[1]) * -(-most // 8) if at_once > 1 else passed.any(0).sum())
 
 
 def test_memory_does_not_grow_with_the_number_of_prompts(tiny, embeddings):

@@ -63,10 +63,9 @@ def generator_of_made_up(tiny, monkeypatch):
     """A generator whose model answers with `made_up` logits."""
     monkeypatch.setattr(
         mask_generator,
-        "_predict",
-        lambda model, params, crop, prompts: [x[None] for x in made_up(crop, prompts.point_coords[0, :, 0])],
+        "_decode",
+        lambda model, params, crop, prompts, _: [x[None] for x in made_up(crop, prompts.point_coords[0, :, 0])],
     )
-    monkeypatch.setattr(mask_generator, "_upscale", lambda model, params, masks, selected: masks[:, selected[0]])
 
     def make(**settings):
         generator = SamAutomaticMaskGenerator(*tiny, **settings)
@@ -303,35 +302,30 @@ def test_many_images_equal_one_by_one(make):
     assert generator.generate_batch([]) == []
 
 
-def test_more_masks_than_a_chunk_holds(make, monkeypatch):
+def test_more_masks_than_a_batch_holds(make):
     image = photo(75, 110)
-    generator = make(**KEEP_ALL | {"stability_score_thresh": 1e-6})  # without empty masks
-    expected = generator.generate(image)
+    keep_all = KEEP_ALL | {"stability_score_thresh": 1e-6}  # without empty masks
+    expected = make(**keep_all).generate(image)
     assert len(expected) > 64
-    for chunk in (1, 5, 64):
-        monkeypatch.setattr(mask_generator, "UPSCALE_CHUNK", chunk)
-        found = generator.generate(image)
+    for count in (5, 64):
+        found = make(**keep_all, points_per_batch=count).generate(image)
         assert len(found) == len(expected)
         assert matched(found, expected) == 1
 
 
-def test_prompts_without_a_mask_are_not_upscaled(make, monkeypatch):
-    upscaled = []
+def test_the_decoder_is_told_the_threshold(make, monkeypatch):
+    """So that prompts without a mask are not upscaled; with 0, which keeps every mask, all are."""
+    told = []
 
-    def upscale(model, params, pending, selected):
-        upscaled.extend(selected[0].tolist())
-        return original(model, params, pending, selected)
+    def decode(*args):
+        told.append(float(args[-1]))
+        return original(*args)
 
-    original = mask_generator._upscale
-    monkeypatch.setattr(mask_generator, "_upscale", upscale)
-    image = photo(75, 110)
-    every = make(**KEEP_ALL).generate(image)
-    assert set(upscaled) == set(range(64))
-    upscaled.clear()
-    threshold = np.sort([record["predicted_iou"] for record in every])[-10]
-    make(**{**KEEP_ALL, "pred_iou_thresh": threshold}).generate(image)
-    wanted = {str(record["point_coords"]) for record in every if record["predicted_iou"] > threshold}
-    assert len(set(upscaled)) == len(wanted) <= 9
+    original = mask_generator._decode
+    monkeypatch.setattr(mask_generator, "_decode", decode)
+    for threshold in (0.5, 0.0):
+        make(pred_iou_thresh=threshold, points_per_side=2).generate(photo(75, 110))
+    assert told == [0.5, -np.inf]
 
 
 def test_nothing_passes(make):
@@ -343,11 +337,9 @@ def test_nothing_passes(make):
 
 
 def test_few_programs_are_compiled(pairs, monkeypatch):
-    """Ten sizes of photos: an encoder for four crops, one for the fifth, and a program each for points and masks."""
-    counted = {}
-    for name, function, traces in (("_predict", Sam._predict_tokens, 1), ("_upscale", Sam._upscale, 1)):
-        counted[name] = jax.jit(chex.assert_max_traces(function, n=traces), static_argnums=0)
-        monkeypatch.setattr(mask_generator, name, counted[name])
+    """Ten sizes of photos: an encoder for four crops, one for the fifth, and a decoder."""
+    decode = jax.jit(chex.assert_max_traces(Sam._decode_above, n=1), static_argnums=0)
+    monkeypatch.setattr(mask_generator, "_decode", decode)
     encode = jax.jit(chex.assert_max_traces(Sam.encode, n=2), static_argnums=0)
     monkeypatch.setattr(predictor, "_encode", encode)
     chex.clear_trace_counter()
@@ -358,14 +350,13 @@ def test_few_programs_are_compiled(pairs, monkeypatch):
     for _ in range(10):
         generator.generate(rng.integers(0, 256, (*rng.integers(30, 200, 2), 3), dtype=np.uint8))
     assert encode._cache_size() == 2  # 4 crops, and the fifth
-    assert [program._cache_size() for program in counted.values()] == [1, 1]
+    assert decode._cache_size() == 1
 
 
 @pytest.mark.parametrize("crop_n_layers", [0, 1])
 def test_nothing_is_compiled_after_warmup(pairs, crop_n_layers):
     """With crops, points in batches of two sizes."""
-    programs = (predictor._encode, predictor._split, mask_generator._predict, mask_generator._upscale)
-    for program in programs:
+    for program in (predictor._encode, predictor._split, mask_generator._decode):
         program.clear_cache()
     pair = pairs["tiny"]
     settings = {"points_per_side": 5, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.1}
@@ -373,14 +364,14 @@ def test_nothing_is_compiled_after_warmup(pairs, crop_n_layers):
     generator = SamAutomaticMaskGenerator(pair.model, pair.params, **settings)
     with recorded_compilations() as compiled:
         generator.warmup()
-    # An encoder, what takes its batches apart, points and masks; with crops, the first two for four crops and for the
-    # fifth, and the last two for 25 points and for 4.
-    assert len(compiled) == 4 * (1 + crop_n_layers), compiled
+    # An encoder, what takes its batches apart, and a decoder; with crops, the first two for four crops and for the
+    # fifth, and the decoder for 25 points and for 4.
+    assert len(compiled) == 3 * (1 + crop_n_layers), compiled
     with recorded_compilations() as compiled:
         found = [generator.generate(photo(*size)) for size in ((75, 110), (128, 60), (90, 90))]
     assert compiled == []
     assert any(found)
-    assert mask_generator._upscale._cache_size() == 1 + crop_n_layers
+    assert mask_generator._decode._cache_size() == 1 + crop_n_layers
 
 
 def test_few_points_are_padded_to_a_power_of_two(make, monkeypatch):
