@@ -77,7 +77,9 @@ def _in_chunks(f: Callable[[Any], Any], size: int, arrays: Any) -> Any:
         return f(arrays)
     one = lambda arrays: jax.tree.map(lambda x: x[:, 0], f(jax.tree.map(lambda x: x[:, None], arrays)))
     prompts_first = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), arrays)
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), lax.map(one, prompts_first, batch_size=size))
+    # Without a batch size there is no vmap, under which conditionals would compute both branches.
+    mapped = lax.map(one, prompts_first, batch_size=size if size > 1 else None)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), mapped)
 
 
 class MaskDecoder(nnx.Module):

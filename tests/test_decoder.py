@@ -206,6 +206,9 @@ def test_masks_of_prompts_with_a_promising_one(tiny, embeddings, monkeypatch, at
     upscaled = found.any((2, 3, 4)).sum(1).max()
     most = passed.sum(1).max()
     assert upscaled <= (min(8, passed.shape[1]) * -(-most // 8) if at_once > 1 else passed.any(0).sum())
+    traced = jax.make_jaxpr(model._decode_above)(params, embeddings, prompts, threshold)
+    branches = {equation.primitive.name for equation in _equations(traced.jaxpr)} & {"cond", "while"}
+    assert branches == {"cond" if at_once == 1 else "while"}, "both branches would be computed"
 
 
 def test_memory_does_not_grow_with_the_number_of_prompts(tiny, embeddings):
