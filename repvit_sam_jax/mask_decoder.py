@@ -104,13 +104,13 @@ class MaskDecoder(nnx.Module):
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
         *,
-        multimask_output: bool = True,
+        multimask_output: bool | None = True,
         stages: Stages | None = None,
     ) -> tuple[Float[Array, "b p m h4 w4"], Float[Array, "b p m"]]:
         """Mask logits and predicted IoU, both float32.
 
         `image` is the embedding plus the dense prompt, and has p0 = 1 when all prompts of an image share it. With
-        `multimask_output` the masks are SAM's tokens 1-3, without it token 0.
+        `multimask_output` the masks are SAM's tokens 1-3, without it token 0, and with None all four.
         """
         attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output)
 
@@ -171,7 +171,7 @@ class MaskDecoder(nnx.Module):
         return lax.fori_loop(0, (wanted.sum(1).max() + size - 1) // size, some, zeros)
 
     def _prepare(
-        self, image: Array, image_pe: Array, tokens: Array, token_valid: Array, multimask_output: bool
+        self, image: Array, image_pe: Array, tokens: Array, token_valid: Array, multimask_output: bool | None
     ) -> tuple[Callable[..., tuple[Pending, Array]], Any]:
         """The decoder up to the masks, and the arrays with a prompt axis that it is to be mapped over."""
         b, p, _, dim = tokens.shape
@@ -180,7 +180,7 @@ class MaskDecoder(nnx.Module):
         token_valid = jnp.concatenate([jnp.ones((b, p, len(own)), bool), token_valid], axis=2)
         image = image.reshape(*image.shape[:2], -1, dim).astype(self.transformer.dtype)
         image_pe = image_pe.reshape(1, 1, -1, dim).astype(self.transformer.dtype)
-        chosen = range(1, len(own) - 1) if multimask_output else range(1)
+        chosen = range(1 if multimask_output else 0, 1 if multimask_output is False else len(own) - 1)
         shared = image if image.shape[1] == 1 else None
         projections = self.transformer.share(shared, image_pe, p * tokens.shape[2])
 

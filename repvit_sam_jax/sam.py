@@ -157,6 +157,14 @@ class Sam(Model[SamConfig]):
         stages["low_res_masks"], stages["iou_predictions"] = masks, iou
         return masks, iou, stages
 
+    def decode_all(
+        self, params: Params, embeddings: Float[Array, "b s16 s16 c"], prompts: Prompts
+    ) -> tuple[Float[Array, "b p m s4 s4"], Float[Array, "b p m"]]:
+        """`decode` with every mask of a prompt, M = 4, for training: the single mask, then the multimask output's."""
+        modules = self._merge(params)
+        inputs = self._embed_prompts(modules, embeddings, prompts, None)
+        return modules.mask_decoder(*inputs, multimask_output=None)
+
     def _decode_above(
         self,
         params: Params,
@@ -174,7 +182,7 @@ class Sam(Model[SamConfig]):
         return modules.mask_decoder.decode_above(*inputs, iou_threshold, multimask_output=multimask_output)
 
     def _embed_prompts(
-        self, modules: _Modules, embeddings: Array, prompts: Prompts, multimask_output: bool
+        self, modules: _Modules, embeddings: Array, prompts: Prompts, multimask_output: bool | None
     ) -> tuple[Array, Array, Array, Array]:
         """Image with the dense prompt, its positions, prompt tokens and their validity."""
         if isinstance(multimask_output, jax.core.Tracer):

@@ -1,0 +1,91 @@
+"""Checkpoints of a run: Orbax, written in the background; the latest few and the best one are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from .state import TrainState
+
+_policies = ocp.training.preservation_policies
+
+
+class Checkpoints:
+    """The folder `checkpoints` of a run. Closing waits for what is being written."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        """Args: `keep`, how many of the latest checkpoints stay; the one with the best score stays besides."""
+        latest = _policies.LatestN(keep)
+        best = _policies.BestN(
+            get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self._orbax = ocp.training.Checkpointer(
+            folder.absolute(),
+            preservation_policy=_policies.AnyPreservationPolicy([latest, best]),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._orbax.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The last complete checkpoint's step; None if there is none."""
+        return None if self._orbax.latest is None else self._orbax.latest.step
+
+    @property
+    def best(self) -> int | None:
+        """The step of the complete checkpoint with the highest score; None if none has any."""
+        scored = [found for found in self._orbax.checkpoints if found.metrics and "score" in found.metrics]
+        return max(scored, key=lambda found: found.metrics["score"]).step if scored else None
+
+    def save(self, state: TrainState, score: float | None = None) -> None:
+        """Start writing; what was being written before is waited for.
+
+        Raises:
+          OSError and others: of an earlier, failed write, or of this one. Earlier checkpoints stay as they are.
+        """
+        self.wait()
+        step = int(state.step)
+        if step == self.latest:
+            return
+        metrics = None if score is None else {"score": score}
+        self._saving = self._orbax.save_checkpointables_async(step, _parts(state), force=True, metrics=metrics)
+
+    _saving: Any = None
+
+    def wait(self) -> None:
+        """Wait for what is being written; raises what went wrong with it."""
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()
+
+    def restore(self, target: TrainState, step: int | None = None) -> TrainState:
+        """The state at a step, the latest one by default, as `target` has it, with the target's shardings.
+
+        Raises:
+          ValueError: there is no such checkpoint, or it is of another model or optimizer.
+        """
+        step = self.latest if step is None else step
+        if step is None or step not in [found.step for found in self._orbax.checkpoints]:
+            raise ValueError(f"{self._orbax.directory} has no checkpoint{'' if step is None else f' of step {step}'}")
+        try:
+            found = self._orbax.load_checkpointables(step, _parts(target))
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"checkpoint {step} of {self._orbax.directory} does not fit this recipe: {error}") from error
+        found["step"] = found["step"]["step"]
+        return dataclasses.replace(target, **found)
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """What Orbax stores under a name each: the fields that hold any array."""
+    parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: part for name, part in parts.items() if jax.tree.leaves(part)} | {"step": {"step": state.step}}

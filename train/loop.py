@@ -1,0 +1,335 @@
+"""A run: from a recipe and data to checkpoints, from wherever it was left."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from evals import protocols
+from repvit_sam_jax import Sam
+from repvit_sam_jax.checkpoint import write_atomically
+from repvit_sam_jax.model import Params
+
+from . import data
+from .checkpoints import Checkpoints
+from .embeddings import EmbeddingCache
+from .optim import make_optimizer
+from .recipe import Recipe, from_json, to_json
+from .state import BATCH, TrainState, abstract, create, initial_params, make_mesh, make_student, place, shardings
+from .step import make_step
+from .teacher import Teacher, load_teacher
+
+EVALUATED = 256
+"""Photos of the held-out source that an evaluation takes, at most."""
+
+SCORE = ("box", "centre")
+"""The kinds of prompts whose mean IoU, with one weight each, tells which checkpoint is best."""
+
+
+class TrainingError(RuntimeError):
+    """A run that can't go on as it is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run reads.
+
+    Attributes:
+      photos: what `train.data.open_source` takes.
+      held_out: likewise, with masks; None for no evaluation.
+      embeddings: folder of a cache of the teacher's embeddings of `photos`, or None.
+      strict: stop at a damaged record.
+      reading: threads and workers of the input; processes are filled in.
+    """
+
+    photos: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    embeddings: Path | None = None
+    strict: bool = False
+    reading: data.Reading = data.Reading()
+
+
+def train(recipe: Recipe, run: Path, inputs: Inputs, *, tensorboard: bool = False, profile: int | None = None) -> TrainState:
+    """Run a recipe to its end, from the run's latest checkpoint if it has one.
+
+    With several processes, call it in each of them after `jax.distributed.initialize()`, with a run folder that all of
+    them see. The folder gets `recipe.json`, `inputs.json`, `metrics.jsonl`, `evaluations.jsonl` and `checkpoints/`.
+
+    On SIGTERM the run is saved and left; the same call goes on with it. A run that was killed goes on from its last
+    checkpoint, to the same result: batches and random draws depend on the step alone.
+
+    Args:
+      recipe: what to do.
+      run: the run's folder, new or of the same recipe and data.
+      inputs: where photos come from.
+      tensorboard: also write metrics for TensorBoard, with the package tensorboardX.
+      profile: a step from which on five steps are traced by `jax.profiler`, into `run/profile`.
+
+    Returns:
+      the last state.
+
+    Raises:
+      ValueError: recipe, data, teacher or cache do not fit each other, or the run is of another recipe or other data.
+      TrainingError: a loss is not finite; the message names the step and the photos, and no checkpoint was written
+        since the last finite one.
+    """
+    source = data.open_source(inputs.photos)
+    num_steps = recipe.num_steps(len(source))
+    _claim(run, recipe, {"photos": source.fingerprint, "num_photos": len(source)})
+    mesh = make_mesh(recipe)
+    student = make_student(recipe)
+    teacher = load_teacher(recipe.teacher, student.config.image_size, recipe.dtype) if recipe.teacher else None
+    if teacher is None and recipe.needs_teacher:
+        raise ValueError(f"recipe {recipe.name} needs a teacher: --set teacher=FILE.safetensors")
+    cache = None
+    if inputs.embeddings is not None:
+        if teacher is None or recipe.flip_probability:
+            raise ValueError("a cache of embeddings needs the teacher that made it, and photos that are not flipped")
+        cache = EmbeddingCache(inputs.embeddings, teacher, source)
+    optimizer = make_optimizer(recipe.optimizer, num_steps)
+    step = jax.jit(make_step(recipe, student, teacher.model if teacher else None, num_steps), donate_argnums=0)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(run / "checkpoints", recipe.keep))
+        state = _start(recipe, student, teacher, mesh, optimizer, checkpoints)
+        teacher_params = _teacher_params(recipe, teacher, cache, mesh)
+        first = int(state.step)
+        config = data.ExampleConfig(
+            student.config.image_size,
+            recipe.num_masks,
+            area_exponent=recipe.prompting.area_exponent,
+            flip_probability=recipe.flip_probability,
+        )
+        reading = dataclasses.replace(
+            inputs.reading, process_index=jax.process_index(), process_count=jax.process_count()
+        )
+        read = data.batches(
+            source, config, recipe.batch_size, seed=recipe.seed, start=first, reading=reading, strict=inputs.strict
+        )
+        local = read if cache is None else cache.join(read)
+        batches = stack.enter_context(contextlib.closing(data.to_device(local, NamedSharding(mesh, BATCH))))
+        stopping = stack.enter_context(_preemption())
+        log = stack.enter_context(contextlib.closing(_Log(run, recipe, num_steps, first, tensorboard)))
+        evaluate = _evaluation(recipe, student, teacher, inputs)
+        for number in range(first, num_steps):
+            if profile is not None and number in (profile, profile + 5):
+                _toggle_profiler(run, number == profile)
+            started = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - started
+            state, metrics = step(state, teacher_params, batch)
+            done = number + 1
+            log.add(done, metrics, batch["index"], waited)
+            score = None
+            if evaluate is not None and (done % recipe.evaluate_every == 0 or done == num_steps):
+                log.check()
+                score = log.evaluation(done, evaluate(state))
+            leave = stopping(done)
+            if done % recipe.checkpoint_every == 0 or done == num_steps or score is not None or leave:
+                log.check()
+                checkpoints.save(state, score)
+            if leave and done < num_steps:
+                checkpoints.wait()
+                log.note(f"stopped by a signal after step {done}; the same command goes on from there")
+                break
+        checkpoints.wait()
+    return state
+
+
+def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
+    """Write what the run is made of, or check that it is the same as before."""
+    texts = {"recipe.json": to_json(recipe), "inputs.json": json.dumps(about, indent=1)}
+    for name, text in texts.items():
+        path = run / name
+        if not path.exists():
+            if jax.process_index() == 0:
+                write_atomically(path, lambda temporary, text=text: temporary.write_text(text))
+        elif path.read_text() != text:
+            _refuse(path, text)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("claim")
+
+
+def _refuse(path: Path, text: str) -> None:
+    if path.name == "recipe.json":
+        before, now = (dataclasses.asdict(from_json(t)) for t in (path.read_text(), text))
+    else:
+        before, now = json.loads(path.read_text()), json.loads(text)
+    changed = [f"{key}: {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
+    raise ValueError(f"{path.parent} is the run of another {path.stem}; choose a new folder\n  " + "\n  ".join(changed))
+
+
+def _start(
+    recipe: Recipe, student: Sam, teacher: Teacher | None, mesh: Mesh, optimizer: Any, checkpoints: Checkpoints
+) -> TrainState:
+    if checkpoints.latest is not None:
+        return checkpoints.restore(abstract(mesh, abstract_state(recipe, student, optimizer)))
+    # The same values whatever the mesh: made on the host and split afterwards.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        state = create(recipe, initial_params(recipe, student, teacher), optimizer)
+    return place(mesh, state)
+
+
+def abstract_state(recipe: Recipe, student: Sam, optimizer: Any) -> TrainState:
+    """Shapes of the state."""
+    return jax.eval_shape(lambda params: create(recipe, params, optimizer), student.abstract_params())
+
+
+def _teacher_params(recipe: Recipe, teacher: Teacher | None, cache: Any, mesh: Mesh) -> Params | None:
+    """The teacher's params on the mesh; without its encoder if nothing asks for it."""
+    if teacher is None or not recipe.needs_teacher:
+        return None
+    return place(mesh, teacher.params)
+
+
+def _evaluation(
+    recipe: Recipe, student: Sam, teacher: Teacher | None, inputs: Inputs
+) -> Callable[[TrainState], protocols.Result] | None:
+    if not inputs.held_out:
+        return None
+    source = data.open_source(inputs.held_out)
+    config = data.ExampleConfig(student.config.image_size, recipe.prompting.num_prompts)
+    size = max(1, min(recipe.batch_size, len(source)))
+    count = -(-min(EVALUATED, len(source)) // size)
+    compared = None if teacher is None else (teacher.model, jax.device_put(teacher.params))
+
+    def evaluate(state: TrainState) -> protocols.Result:
+        # Each process evaluates all photos, on its first device: nothing has to be gathered.
+        params = _gathered(state.result)
+        read = data.one_pass(source, config, size, reading=inputs.reading)
+        with contextlib.closing(read):
+            return protocols.evaluate(student, params, itertools.islice(read, count), teacher=compared)
+
+    return evaluate
+
+
+def _gathered(params: Params) -> Params:
+    """Params whole on one device of this process."""
+    first = jax.tree.leaves(params)[0]
+    if len(first.sharding.device_set) == 1:
+        return params
+    mesh = first.sharding.mesh
+    whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(params)
+    return jax.device_put(jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), whole), jax.local_devices()[0])
+
+
+def _toggle_profiler(run: Path, start: bool) -> None:
+    if start:
+        jax.profiler.start_trace(str(run / "profile"))
+    else:
+        jax.profiler.stop_trace()
+
+
+@contextlib.contextmanager
+def _preemption() -> Iterator[Callable[[int], bool]]:
+    """A function that tells whether to save and leave after a step, the same in all processes."""
+    if jax.process_count() > 1:  # the coordination service holds the signal, and all agree on a step
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():  # where signals can't be had
+        yield lambda step: False
+        return
+    received = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield lambda step: received.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Log:
+    """Metrics of steps, fetched when they are due, so that the devices need not wait for the host."""
+
+    def __init__(self, run: Path, recipe: Recipe, num_steps: int, first: int, tensorboard: bool) -> None:
+        self._run, self._recipe, self._last = run, recipe, num_steps
+        self._main = jax.process_index() == 0
+        self._steps: list[tuple[int, dict[str, jax.Array], jax.Array]] = []
+        self._waited, self._since, self._skipped = 0.0, time.perf_counter(), 0
+        self._bar = tqdm(total=num_steps, initial=first, unit="step", disable=not self._main, file=sys.stderr)
+        self._board = _tensorboard(run) if tensorboard and self._main else None
+
+    def add(self, step: int, metrics: dict[str, jax.Array], index: jax.Array, waited: float) -> None:
+        self._steps.append((step, metrics, index))
+        self._waited += waited
+        if step % self._recipe.log_every == 0 or step == self._last:
+            self.check()
+
+    def check(self) -> None:
+        """Write the means of the steps since the last time; raises TrainingError if a loss was not finite."""
+        if not self._steps:
+            return
+        values = [(step, jax.device_get(metrics), index) for step, metrics, index in self._steps]
+        self._steps = []
+        for step, metrics, index in values:
+            if not np.isfinite([metrics["loss"], metrics["grad_norm"]]).all():
+                local = sorted(int(i) for shard in index.addressable_shards for i in np.asarray(shard.data))
+                raise TrainingError(
+                    f"step {step}: the loss is {metrics['loss']}, the norm of its gradient {metrics['grad_norm']}; the "
+                    f"photos of this process were number {', '.join(map(str, local))} of the source. "
+                    "Start again from the last checkpoint, with a lower learning rate or without these photos"
+                )
+        elapsed = time.perf_counter() - self._since
+        count = len(values)
+        means = {name: float(np.mean([metrics[name] for _, metrics, _ in values])) for name in values[0][1]}
+        self._skipped += int(round(means.pop("skipped") * count))
+        means["learning_rate"] = float(values[-1][1]["learning_rate"])
+        means |= {
+            "images_per_second": count * self._recipe.batch_size / elapsed,
+            "input_wait": self._waited / elapsed,
+            "skipped": self._skipped,
+        }
+        self._write("metrics.jsonl", {"step": values[-1][0], **means})
+        self._bar.update(values[-1][0] - self._bar.n)
+        self._bar.set_postfix(loss=f"{means['loss']:.4g}", refresh=False)
+        self._waited, self._since = 0.0, time.perf_counter()
+
+    def evaluation(self, step: int, result: protocols.Result) -> float:
+        """Write a result; returns its score."""
+        score = float(np.mean([result["ground_truth"][kind]["all"] for kind in SCORE]))
+        self._write("evaluations.jsonl", {"step": step, "score": score, **result})
+        self.note(f"step {step}\n{protocols.table(result)}")
+        self._since = time.perf_counter()
+        return score
+
+    def note(self, text: str) -> None:
+        if self._main:
+            self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _write(self, name: str, values: dict[str, Any]) -> None:
+        if not self._main:
+            return
+        with (self._run / name).open("a") as file:
+            file.write(json.dumps(values) + os.linesep)
+        if self._board is not None:
+            for key, value in values.items():
+                if isinstance(value, float):
+                    self._board.add_scalar(key, value, values["step"])
+
+
+def _tensorboard(run: Path) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError("--tensorboard needs the package tensorboardX: pip install tensorboardX") from error
+    return SummaryWriter(str(run / "tensorboard"))

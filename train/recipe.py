@@ -1,0 +1,256 @@
+"""What a run is made of: frozen dataclasses that a run directory stores as JSON and the command line overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW (arXiv 1711.05101) with a linear warm-up from 0 and a cosine decay; gradients are clipped by global norm."""
+
+    learning_rate: float
+    final_learning_rate: float = 0.0
+    warmup: float = 0.0
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.01
+    """Of kernels alone: not of biases, scales, tokens and relative positions."""
+    clip_norm: float | None = None
+    b1: float = 0.9
+    b2: float = 0.999
+    ema_decay: float | None = None
+    """Of an exponential moving average of the params and running statistics, which is evaluated and exported then."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """Weights of the losses; a loss of weight 0 is not computed."""
+
+    mse: float = 1.0
+    """Of the image embeddings."""
+    cosine: float = 0.0
+    """Of the image embeddings, over channels."""
+    padding: bool = False
+    """Whether positions that lie in the padding of the image count in the two above."""
+    bce: float = 0.0
+    """Of the masks of the prompts; likewise the next one."""
+    dice: float = 0.0
+    iou: float = 0.0
+    """Squared error of the predicted IoUs, against those of the masks with their targets."""
+
+    @property
+    def embeddings(self) -> bool:
+        """Whether the teacher's embeddings are needed as targets."""
+        return bool(self.mse or self.cosine)
+
+    @property
+    def masks(self) -> bool:
+        """Whether prompts are in the loop."""
+        return bool(self.bce or self.dice or self.iou)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompting:
+    """Prompts in the loop: a box or a point on each of some masks of a photo, then points where the student errs."""
+
+    num_prompts: int = 16
+    """Masks of a photo that are prompted for, at most."""
+    rounds: int = 2
+    """Decodings; each after the first one gets one more point."""
+    box_probability: float = 0.5
+    box_noise: float = 0.0
+    """Deviation of the noise on boxes, as a fraction of their sides."""
+    area_exponent: float = 0.0
+    """A mask is chosen with probability proportional to area**-area_exponent: 0 for all alike, more for small ones."""
+    targets: Literal["teacher", "ground_truth"] = "teacher"
+    """Masks to learn: the teacher's for the same prompts, or those that the prompts were drawn from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A run of distillation, or of training without a teacher. `epochs` or `steps` says how long."""
+
+    name: str
+    student: str
+    """Preset."""
+    batch_size: int
+    """Photos a step, over all devices."""
+    optimizer: Optimizer
+    teacher: str | None = None
+    """A .safetensors file; `random:PRESET` for random weights, to try things out; None where nothing needs one."""
+    init: str | None = None
+    """A .safetensors file in training form to start the student from, such as `python -m convert backbone` makes of a
+    classifier and `python -m train export --form train` of a run; None for random weights."""
+    decoder: Literal["teacher", "init"] = "teacher"
+    """Where prompt encoder and mask decoder come from; without a teacher it is `init`."""
+    trained: tuple[str, ...] = ("image_encoder",)
+    """Parts of the student that learn: `image_encoder`, `mask_decoder`, `prompt_encoder`."""
+    image_size: int | None = None
+    """S in pixels, of student and teacher; the student's own if None."""
+    epochs: float | None = None
+    steps: int | None = None
+    micro_batches: int = 1
+    """Parts of a batch that go through the models one after the other, which saves memory; BatchNorm's running
+    statistics move once a step, by the mean over the parts."""
+    losses: Losses = Losses()
+    prompting: Prompting = Prompting()
+    flip_probability: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the arithmetic, also of the teacher's; the student's params and the optimizer's state are float32."""
+    remat: Literal["none", "dots", "all"] = "none"
+    """What of the student's encoder is computed again for its gradient: nothing, all but products, or all."""
+    fsdp: int = 1
+    """Devices that large arrays are split over; the batch is split over all devices."""
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 500
+    evaluate_every: int = 1000
+    keep: int = 2
+    """Latest checkpoints that are kept, besides the best one."""
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"recipe {self.name}: set one of epochs and steps, the other to None")
+        length = self.epochs if self.steps is None else self.steps
+        positive = {"epochs" if self.steps is None else "steps": length, "batch_size": self.batch_size}
+        positive |= {n: getattr(self, n) for n in ("micro_batches", "fsdp", "log_every", "checkpoint_every", "keep")}
+        positive |= {"evaluate_every": self.evaluate_every, "prompting.num_prompts": self.prompting.num_prompts}
+        positive |= {"prompting.rounds": self.prompting.rounds}
+        for name, value in positive.items():
+            if not value > 0:
+                raise ValueError(f"recipe {self.name}: {name} must be positive, got {value}")
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"recipe {self.name}: batch_size {self.batch_size} is not divisible by micro_batches "
+                f"{self.micro_batches}"
+            )
+        unknown = set(self.trained) - {"image_encoder", "mask_decoder", "prompt_encoder"}
+        if unknown or not self.trained:
+            raise ValueError(f"recipe {self.name}: trained names parts of the student, got {self.trained}")
+        if not (self.losses.embeddings or self.losses.masks):
+            raise ValueError(f"recipe {self.name}: all losses have weight 0")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any target comes from the teacher."""
+        return self.losses.embeddings or (self.losses.masks and self.prompting.targets == "teacher")
+
+    @property
+    def num_masks(self) -> int:
+        """Masks a photo that examples hold."""
+        return self.prompting.num_prompts if self.losses.masks else 0
+
+    def num_steps(self, num_photos: int) -> int:
+        """Steps of the run, on a source of so many photos."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * num_photos / self.batch_size))
+
+
+def recipes() -> dict[str, Recipe]:
+    """All recipes of `train/recipes`, by name."""
+    from . import recipes as folder
+
+    found: dict[str, Recipe] = {}
+    for module in pkgutil.iter_modules(folder.__path__):
+        for value in vars(importlib.import_module(f"{folder.__name__}.{module.name}")).values():
+            if isinstance(value, Recipe):
+                found[value.name] = value
+    return found
+
+
+def get_recipe(name: str, settings: Sequence[str] = ()) -> Recipe:
+    """A recipe with some values replaced.
+
+    Args:
+      name: of a recipe, or a JSON file that a run wrote.
+      settings: `key=value` each, such as `optimizer.learning_rate=1e-4`; the value is read as the field's type says.
+
+    Raises:
+      ValueError: there is no such recipe or field, or a value is none of its type.
+    """
+    if name.endswith(".json"):
+        recipe = from_json(Path(name).read_text())
+    elif name in recipes():
+        recipe = recipes()[name]
+    else:
+        raise ValueError(f"no recipe {name!r}; there are {', '.join(sorted(recipes()))}, and recipe.json of a run")
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes key=value, got {setting!r}")
+        changes[key] = _parse(key, text)
+    if "steps" in changes and "epochs" not in changes:
+        changes["epochs"] = None
+    if "epochs" in changes and "steps" not in changes:
+        changes["steps"] = None
+    return _replace(recipe, changes)
+
+
+def to_json(recipe: Recipe) -> str:
+    """The whole recipe; `from_json` is the inverse."""
+    return json.dumps(dataclasses.asdict(recipe), indent=1)
+
+
+def from_json(text: str) -> Recipe:
+    """Raises ValueError if the text is no recipe of this version."""
+    try:
+        values = json.loads(text)
+        parts = {"optimizer": Optimizer, "losses": Losses, "prompting": Prompting}
+        built = {name: part(**values[name]) for name, part in parts.items()}
+        return Recipe(**{**values, **built, "trained": tuple(values["trained"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a recipe of this version: {error}") from error
+
+
+def _field_type(key: str) -> Any:
+    kind: Any = Recipe
+    for name in key.split("."):
+        hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+        if name not in hints:
+            raise ValueError(f"recipes have no field {key!r}; {getattr(kind, '__name__', kind)} has {', '.join(hints)}")
+        kind = hints[name]
+    if dataclasses.is_dataclass(kind):
+        raise ValueError(f"{key} is a group of fields: set one of {', '.join(typing.get_type_hints(kind))}")
+    return kind
+
+
+def _parse(key: str, text: str) -> Any:
+    kind = _field_type(key)
+    if isinstance(kind, types.UnionType) and text == "None":
+        return None
+    if typing.get_origin(kind) is tuple:
+        return tuple(part for part in text.split(",") if part)
+    if isinstance(kind, types.UnionType):
+        (kind,) = (part for part in typing.get_args(kind) if part is not type(None))
+    try:
+        if kind is bool:
+            return {"True": True, "False": False, "true": True, "false": False}[text]
+        if typing.get_origin(kind) is Literal:
+            return {str(choice): choice for choice in typing.get_args(kind)}[text]
+        return kind(text)
+    except (KeyError, ValueError):
+        wanted = typing.get_args(kind) or kind.__name__
+        raise ValueError(f"{key} takes {wanted}, got {text!r}") from None
+
+
+def _replace(recipe: Any, changes: Mapping[str, Any]) -> Any:
+    own = {key: value for key, value in changes.items() if "." not in key}
+    inner: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        if "." in key:
+            group, _, name = key.partition(".")
+            inner.setdefault(group, {})[name] = value
+    groups = {group: _replace(getattr(recipe, group), values) for group, values in inner.items()}
+    return dataclasses.replace(recipe, **own, **groups)

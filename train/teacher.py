@@ -1,0 +1,62 @@
+"""The teacher: a frozen segmenter beside the student, or its image embeddings on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from repvit_sam_jax import Sam
+from repvit_sam_jax.config import SamConfig, get_config
+from repvit_sam_jax.loading import read_params
+from repvit_sam_jax.model import Params
+
+RANDOM = "random:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A segmenter in deploy form and its params on the host.
+
+    `identity` tells it from every other: the SHA-256 of its file, or what it was drawn from.
+    """
+
+    model: Sam
+    params: Params
+    identity: str
+
+
+def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16"] = "bfloat16") -> Teacher:
+    """Read a teacher.
+
+    Args:
+      spec: a .safetensors file, or `random:PRESET` for random weights, which teach nothing but serve to try things out.
+      image_size: S in pixels.
+      dtype: of the arithmetic. Kernels of the image encoder are stored in it, which changes nothing in the results.
+
+    Raises:
+      FileNotFoundError, CheckpointError: as `repvit_sam_jax.load`.
+      ValueError: the file holds a classifier, or there is no such preset.
+    """
+    if spec.startswith(RANDOM):
+        model = Sam(get_config(spec.removeprefix(RANDOM), image_size), "deploy", dtype)
+        params, identity = jax.jit(model.init)(jax.random.key(0)), spec
+    else:
+        config, _, params = read_params(spec, "deploy")
+        if not isinstance(config, SamConfig):
+            raise ValueError(f"the teacher {spec} is the classifier {config.name}, and not a segmenter")
+        model = Sam(dataclasses.replace(config, image_size=image_size), "deploy", dtype)
+        with Path(spec).open("rb") as file:
+            identity = hashlib.file_digest(file, "sha256").hexdigest()
+    return Teacher(model, _compact(jax.tree.map(np.asarray, params), model.compute_dtype), identity)
+
+
+def _compact(params: Params, dtype: jnp.dtype) -> Params:
+    """Kernels of the image encoder in `dtype`: every product rounds them to it anyway."""
+    shrink = lambda path, leaf: leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+    return {**params, "image_encoder": jax.tree_util.tree_map_with_path(shrink, params["image_encoder"])}
