@@ -58,7 +58,10 @@ def one(batch, *rows):
 
 
 class Painter(Sam):
-    """A segmenter that paints boxes, and discs around points, over the masks that it is given."""
+    """A segmenter that paints boxes, and discs around points, over the masks that it is given.
+
+    The more points, the smaller the discs, so that the masks given make a difference.
+    """
 
     def encode(self, params, images):
         return images
@@ -79,7 +82,7 @@ class Painter(Sam):
         painted = painted if prompts.masks is None else jnp.asarray(prompts.masks)
         for n in range(labels.shape[2]):
             x, y = coords[:, :, n, 0, None, None], coords[:, :, n, 1, None, None]
-            disc = (at - x) ** 2 + (at[:, None] - y) ** 2 < radius**2
+            disc = ((at - x) ** 2 + (at[:, None] - y) ** 2) * valid.sum(-1)[..., None, None] ** 2 < radius**2
             value = jnp.where(labels[:, :, n] == 1, 1.0, -1.0)[..., None, None]
             painted = jnp.where(disc & (valid & (labels < 2))[:, :, n, None, None], value, painted)
         first, last = coords[:, :, 0, :, None, None], coords[:, :, -1, :, None, None]
@@ -115,7 +118,7 @@ def discs(points, radius, before):
     mask = before.copy()
     y, x = np.mgrid[:32, :32]
     for column, row, label in points:
-        mask[16 * ((x - column) ** 2 + (y - row) ** 2) < radius**2] = label
+        mask[16 * ((x - column) ** 2 + (y - row) ** 2) * len(points) ** 2 < radius**2] = label
     return mask
 
 
