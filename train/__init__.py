@@ -1,0 +1,1 @@
+"""Distillation of segmenters; `python -m train`."""
