@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from repvit_sam_jax import Prompts, Sam, SamConfig
+from repvit_sam_jax import Prompts, Sam, SamConfig, transforms
 from repvit_sam_jax.model import Params
 from repvit_sam_jax.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
-from repvit_sam_jax.transforms import PIXEL_MEAN, PIXEL_STD
 
 from .metrics import COCO_SIZES, SIZES, iou, mean_by_size, valid_positions
 
@@ -106,16 +105,6 @@ def table(result: Result) -> str:
             lines.append(f"| {against.replace('_', ' ')} | {kind} | {' | '.join(cells)} |")
     counts = next(iter(next(iter(result.values())).values()))["count"]
     return "\n".join([*lines, f"| objects | | {' | '.join(str(counts[column]) for column in columns)} |"])
-
-
-def normalize(images: UInt8[Array, "b s s 3"], sizes: Int[Array, "b 2"]) -> Float[Array, "b s s 3"]:
-    """What `Sam.encode` takes of padded uint8 images: normalised, zero beyond the content of (height, width).
-
-    Equals `transforms.normalize_and_pad`, on the device.
-    """
-    inside = valid_positions(sizes, images.shape[1], images.shape[1])
-    pixels = (images.astype(jnp.float32) - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
-    return jnp.where(inside[..., None], pixels, 0.0)
 
 
 def farthest_pixel(mask: Bool[np.ndarray, "h w"]) -> tuple[float, int, int]:
@@ -230,7 +219,7 @@ def _segment(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: Sam, params: Params, images: Array, sizes: Array) -> Array:
-    return model.encode(params, normalize(images, sizes))
+    return model.encode(params, transforms.normalize(images, sizes))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -36,8 +37,17 @@ def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}")
+    return decode_image(path, str(path))
+
+
+def decode_image(file: Path | BinaryIO, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    """As `load_image`, also from an open binary file; `name` is what an error calls it.
+
+    Raises:
+      ValueError: it is empty, truncated, or no image that Pillow reads.
+    """
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image, np.uint16) / 257).round().astype(np.uint8))
@@ -46,12 +56,12 @@ def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
         if image.mode not in ("I", "F"):
             return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not an image that Pillow can read") from error
+        raise ValueError(f"{name} is not an image that Pillow can read") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large: {error}") from error
+        raise ValueError(f"{name} is too large: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or damaged: {error}") from error
-    raise ValueError(f"{path} has 32-bit pixels (mode {image.mode}), whose range is unknown; save it as 8-bit")
+        raise ValueError(f"{name} is truncated or damaged: {error}") from error
+    raise ValueError(f"{name} has 32-bit pixels (mode {image.mode}), whose range is unknown; save it as 8-bit")
 
 
 def check_image(image: np.ndarray) -> None:
@@ -100,6 +110,21 @@ def normalize_and_pad(image: UInt8[np.ndarray, "h w 3"], image_size: int) -> Flo
     padded = np.zeros((image_size, image_size, 3), np.float32)
     padded[:height, :width] = (image - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
     return padded
+
+
+def normalize(images: UInt8[Array, "b s s 3"], sizes: Int[Array, "b 2"]) -> Float[Array, "b s s 3"]:
+    """`normalize_and_pad` on the device, for images that are padded already; may be traced.
+
+    Args:
+      images: resized, and padded at the bottom and right with anything.
+      sizes: (height, width) of each one's content, in pixels; (0, 0) gives zeros.
+
+    Returns:
+      float32, the padding zero; equal to `normalize_and_pad` up to float32 rounding (XLA multiplies by reciprocals).
+    """
+    normalized = (images.astype(jnp.float32) - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
+    rows, columns = (jnp.arange(side) < sizes[:, i, None] for i, side in enumerate(images.shape[1:3]))
+    return jnp.where(rows[:, :, None, None] & columns[:, None, :, None], normalized, 0.0)
 
 
 def preprocess(images: np.ndarray | Sequence[np.ndarray], image_size: int) -> Float[np.ndarray, "b s s 3"]:

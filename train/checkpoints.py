@@ -80,7 +80,9 @@ class Checkpoints:
         try:
             found = self._orbax.load_checkpointables(step, _parts(target))
         except (ValueError, KeyError) as error:
-            raise ValueError(f"checkpoint {step} of {self._orbax.directory} does not fit this recipe: {error}") from error
+            raise ValueError(
+                f"checkpoint {step} of {self._orbax.directory} does not fit this recipe: {error}"
+            ) from error
         found["step"] = found["step"]["step"]
         return dataclasses.replace(target, **found)
 

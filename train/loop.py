@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -32,7 +33,7 @@ from .checkpoints import Checkpoints
 from .embeddings import EmbeddingCache
 from .optim import make_optimizer
 from .recipe import Recipe, from_json, to_json
-from .state import BATCH, TrainState, abstract, create, initial_params, make_mesh, make_student, place, shardings
+from .state import BATCH, TrainState, abstract, create, initial_params, make_mesh, make_student, place
 from .step import make_step
 from .teacher import Teacher, load_teacher
 
@@ -63,10 +64,12 @@ class Inputs:
     held_out: tuple[str, ...] = ()
     embeddings: Path | None = None
     strict: bool = False
-    reading: data.Reading = data.Reading()
+    reading: data.Reading = dataclasses.field(default_factory=data.Reading)
 
 
-def train(recipe: Recipe, run: Path, inputs: Inputs, *, tensorboard: bool = False, profile: int | None = None) -> TrainState:
+def train(
+    recipe: Recipe, run: Path, inputs: Inputs, *, tensorboard: bool = False, profile: int | None = None
+) -> TrainState:
     """Run a recipe to its end, from the run's latest checkpoint if it has one.
 
     With several processes, call it in each of them after `jax.distributed.initialize()`, with a run folder that all of
@@ -159,7 +162,7 @@ def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
         path = run / name
         if not path.exists():
             if jax.process_index() == 0:
-                write_atomically(path, lambda temporary, text=text: temporary.write_text(text))
+                write_atomically(path, functools.partial(Path.write_text, data=text))
         elif path.read_text() != text:
             _refuse(path, text)
     if jax.process_count() > 1:
@@ -287,7 +290,7 @@ class _Log:
         elapsed = time.perf_counter() - self._since
         count = len(values)
         means = {name: float(np.mean([metrics[name] for _, metrics, _ in values])) for name in values[0][1]}
-        self._skipped += int(round(means.pop("skipped") * count))
+        self._skipped += round(means.pop("skipped") * count)
         means["learning_rate"] = float(values[-1][1]["learning_rate"])
         means |= {
             "images_per_second": count * self._recipe.batch_size / elapsed,

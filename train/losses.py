@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from evals.metrics import valid_positions as valid_positions
-
 
 def embedding_mse(
     student: Float[Array, "b h w c"], teacher: Float[Array, "b h w c"], positions_valid: Bool[Array, "b h w"] | None
@@ -21,15 +19,15 @@ def embedding_mse(
     Args:
       student: image embeddings.
       teacher: the teacher's.
-      positions_valid: from `valid_positions`: without the padding, as EdgeSAM's (arXiv 2312.06660). None takes all
-        positions, as RepViT-SAM's (2312.05760) and MobileSAM's (2306.14289). Other than EdgeSAM's, the mean is one
-        over all positions of the batch, and not one over images of their own means.
+      positions_valid: from `evals.metrics.valid_positions`: without the padding, as EdgeSAM's (arXiv 2312.06660).
+        None takes all positions, as RepViT-SAM's (2312.05760) and MobileSAM's (2306.14289). Other than EdgeSAM's, the
+        mean is one over all positions of the batch, and not one over images of their own means.
 
     Raises:
       ValueError: the shapes differ.
     """
     student, teacher = _floats(student, teacher)
-    return _weighted_mean(jnp.square(student - teacher).mean(-1), positions_valid)
+    return weighted_mean(jnp.square(student - teacher).mean(-1), positions_valid)
 
 
 def embedding_cosine(
@@ -42,64 +40,26 @@ def embedding_cosine(
     student, teacher = _floats(student, teacher)
     norms = [jnp.maximum(jnp.square(x).sum(-1), 1e-16) for x in (student, teacher)]
     cosine = (student * teacher).sum(-1) * jax.lax.rsqrt(norms[0]) * jax.lax.rsqrt(norms[1])
-    return _weighted_mean(1 - cosine, positions_valid)
+    return weighted_mean(1 - cosine, positions_valid)
 
 
 def mask_bce(
     logits: Float[Array, "b p m h w"],
     targets: Bool[Array, "b p m0 h w"] | Float[Array, "b p m0 h w"],
-    weights: Bool[Array, "b p"] | Float[Array, "b p"],
     pixels_valid: Bool[Array, "b h w"] | None = None,
-) -> Float[Array, ""]:
-    """Binary cross-entropy, averaged over pixels, then masks, then prompts.
+) -> Float[Array, "b p m"]:
+    """Binary cross-entropy of each mask, averaged over pixels.
 
     Args:
       logits: of the student's masks.
       targets: masks, or probabilities in [0, 1]; m0 is M, mask by mask against the teacher's as EdgeSAM distils
         (arXiv 2312.06660), or 1, all of them against the same one.
-      weights: of the prompts: a batch's `valid`.
-      pixels_valid: from `valid_positions` with the masks' side; pixels beyond the photo are left out.
+      pixels_valid: from `evals.metrics.valid_positions` with the masks' side; pixels beyond the photo are left out.
 
     Raises:
       ValueError: the shapes do not fit each other.
     """
-    return _over_prompts(_bce(*_mask_floats(logits, targets), pixels_valid), weights)
-
-
-def mask_dice(
-    logits: Float[Array, "b p m h w"],
-    targets: Bool[Array, "b p m0 h w"] | Float[Array, "b p m0 h w"],
-    weights: Bool[Array, "b p"] | Float[Array, "b p"],
-    pixels_valid: Bool[Array, "b h w"] | None = None,
-) -> Float[Array, ""]:
-    """Dice loss, averaged over masks, then prompts; arguments as in `mask_bce`.
-
-    1 - (2 |X Y| + 1) / (|X| + |Y| + 1) with probabilities X and targets Y (arXiv 1606.04797; the smoothing by 1 is
-    that of DETR, Mask2Former and EdgeSAM).
-    """
-    return _over_prompts(_dice(*_mask_floats(logits, targets), pixels_valid), weights)
-
-
-def best_mask_loss(
-    logits: Float[Array, "b p m h w"],
-    targets: Bool[Array, "b p m0 h w"] | Float[Array, "b p m0 h w"],
-    weights: Bool[Array, "b p"] | Float[Array, "b p"],
-    pixels_valid: Bool[Array, "b h w"] | None = None,
-    *,
-    bce_weight: float = 5.0,
-    dice_weight: float = 5.0,
-) -> Float[Array, ""]:
-    """`bce_weight` * BCE + `dice_weight` * Dice of the mask of each prompt for which it is least.
-
-    SAM's training for ambiguous prompts (arXiv 2304.02643, appendix A), whose loss has a focal term in place of the
-    BCE. The weights are EdgeSAM's. Arguments as in `mask_bce`.
-    """
     logits, targets = _mask_floats(logits, targets)
-    losses = bce_weight * _bce(logits, targets, pixels_valid) + dice_weight * _dice(logits, targets, pixels_valid)
-    return _over_prompts(losses.min(-1, keepdims=True), weights)
-
-
-def _bce(logits: Array, targets: Array, pixels_valid: Array | None) -> Float[Array, "b p m"]:
     losses = jax.nn.softplus(logits) - logits * targets
     if pixels_valid is None:
         return losses.mean((-2, -1))
@@ -107,7 +67,17 @@ def _bce(logits: Array, targets: Array, pixels_valid: Array | None) -> Float[Arr
     return jnp.where(inside, losses, 0).sum((-2, -1)) / jnp.maximum(inside.sum((-2, -1)), 1)
 
 
-def _dice(logits: Array, targets: Array, pixels_valid: Array | None) -> Float[Array, "b p m"]:
+def mask_dice(
+    logits: Float[Array, "b p m h w"],
+    targets: Bool[Array, "b p m0 h w"] | Float[Array, "b p m0 h w"],
+    pixels_valid: Bool[Array, "b h w"] | None = None,
+) -> Float[Array, "b p m"]:
+    """Dice loss of each mask; arguments as in `mask_bce`.
+
+    1 - (2 |X Y| + 1) / (|X| + |Y| + 1) with probabilities X and targets Y (arXiv 1606.04797; the smoothing by 1 is
+    that of DETR, Mask2Former and EdgeSAM).
+    """
+    logits, targets = _mask_floats(logits, targets)
     probabilities = jax.nn.sigmoid(logits)
     if pixels_valid is not None:
         inside = pixels_valid[:, None, None]
@@ -116,13 +86,8 @@ def _dice(logits: Array, targets: Array, pixels_valid: Array | None) -> Float[Ar
     return 1 - (2 * both + 1) / (probabilities.sum((-2, -1)) + targets.sum((-2, -1)) + 1)
 
 
-def _over_prompts(losses: Float[Array, "b p m"], weights: Array) -> Float[Array, ""]:
-    if weights.shape != losses.shape[:2]:
-        raise ValueError(f"weights must have shape {losses.shape[:2]}, one a prompt, got {weights.shape}")
-    return _weighted_mean(losses.mean(-1), weights)
-
-
-def _weighted_mean(values: Array, weights: Array | None) -> Float[Array, ""]:
+def weighted_mean(values: Float[Array, "*shape"], weights: Array | None) -> Float[Array, ""]:
+    """The sum of values times weights of the same shape, over the sum of the weights; 0 if that is 0."""
     if weights is None:
         return values.mean()
     weights = jnp.asarray(weights, jnp.float32)

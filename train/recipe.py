@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW (arXiv 1711.05101) with a linear warm-up from 0 and a cosine decay; gradients are clipped by global norm."""
+    """AdamW (arXiv 1711.05101), linear warm-up from 0 and cosine decay; gradients are clipped by their global norm."""
 
     learning_rate: float
     final_learning_rate: float = 0.0
@@ -120,14 +119,20 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"recipe {self.name}: set one of epochs and steps, the other to None")
-        length = self.epochs if self.steps is None else self.steps
-        positive = {"epochs" if self.steps is None else "steps": length, "batch_size": self.batch_size}
-        positive |= {n: getattr(self, n) for n in ("micro_batches", "fsdp", "log_every", "checkpoint_every", "keep")}
-        positive |= {"evaluate_every": self.evaluate_every, "prompting.num_prompts": self.prompting.num_prompts}
-        positive |= {"prompting.rounds": self.prompting.rounds}
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"recipe {self.name}: {name} must be positive, got {value}")
+        length = "epochs" if self.steps is None else "steps"
+        counts = (
+            length,
+            "batch_size",
+            "micro_batches",
+            "fsdp",
+            "log_every",
+            "checkpoint_every",
+            "evaluate_every",
+            "keep",
+        )
+        for name, group in [(name, self) for name in counts] + [(n, self.prompting) for n in ("num_prompts", "rounds")]:
+            if not getattr(group, name) > 0:
+                raise ValueError(f"recipe {self.name}: {name} must be positive, got {getattr(group, name)}")
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"recipe {self.name}: batch_size {self.batch_size} is not divisible by micro_batches "

@@ -116,7 +116,8 @@ def make_mesh(recipe: Recipe, devices: Any = None) -> Mesh:
         raise ValueError(f"fsdp={recipe.fsdp} does not divide {devices.size} devices")
     if recipe.batch_size // recipe.micro_batches % devices.size:
         raise ValueError(
-            f"batch_size {recipe.batch_size} in {recipe.micro_batches} part(s) can't be split over {devices.size} devices"
+            f"batch_size {recipe.batch_size} in {recipe.micro_batches} part(s) can't be split over {devices.size} "
+            "devices"
         )
     return Mesh(devices.reshape(-1, recipe.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 

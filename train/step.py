@@ -12,12 +12,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from repvit_sam_jax import Prompts, Sam
+from evals.metrics import iou as iou_of
+from evals.metrics import valid_positions
+from repvit_sam_jax import Prompts, Sam, transforms
 from repvit_sam_jax.model import Params
 from repvit_sam_jax.prompt_encoder import TOP_LEFT
 
 from . import losses
-from .data import normalize
 from .optim import make_optimizer, make_schedule
 from .prompts import add_point, first_round
 from .recipe import Recipe
@@ -60,8 +61,8 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
             "skipped": batch["skipped"].sum(),
         }
         average = state.average
-        if average is not None:
-            decay = recipe.optimizer.ema_decay
+        decay = recipe.optimizer.ema_decay
+        if decay is not None:
             follow = lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype)
             average = jax.tree.map(follow, average, (trained, batch_stats))
         new = TrainState(state.step + 1, trained, state.frozen, batch_stats, opt_state, average)
@@ -70,9 +71,7 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
     return step
 
 
-def _mean_over_parts(
-    f: Callable[[Batch, PRNGKeyArray], Any], batch: Batch, key: PRNGKeyArray, count: int
-) -> Any:
+def _mean_over_parts(f: Callable[[Batch, PRNGKeyArray], Any], batch: Batch, key: PRNGKeyArray, count: int) -> Any:
     """The mean of `f` over `count` parts of the batch, one after the other; integers are those of the last part.
 
     Every device keeps its own images: part i holds each count-th image.
@@ -95,32 +94,30 @@ def _mean_over_parts(
 def _loss(
     recipe: Recipe,
     student: Sam,
-    teacher: Sam | None,
+    teacher: Any,
     trained: Params,
     frozen: Params,
     batch_stats: Params,
-    teacher_params: Params | None,
+    teacher_params: Any,
     batch: Batch,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], tuple[Metrics, Params]]:
     """The weighted sum of the losses; and its parts, and the new running statistics."""
-    images = normalize(batch["image"], batch["size"])
+    images = transforms.normalize(batch["image"], batch["size"])
     encode = student.encode_train
     if recipe.remat != "none":
         policy = jax.checkpoint_policies.dots_saveable if recipe.remat == "dots" else None
         encode = jax.checkpoint(encode, policy=policy)
     params = join(trained, frozen, batch_stats)
     embeddings, batch_stats = encode(params, images)
-    target = None
+    target: Any = None
     if recipe.needs_teacher:
-        assert teacher is not None
-        assert teacher_params is not None
         target = batch["embeddings"] if "embeddings" in batch else teacher.encode(teacher_params, images)
         target = lax.stop_gradient(target.astype(jnp.float32))
     metrics: Metrics = {}
     if recipe.losses.embeddings:
         side = student.config.embedding_size
-        counted = None if recipe.losses.padding else losses.valid_positions(batch["size"], side, images.shape[1])
+        counted = None if recipe.losses.padding else valid_positions(batch["size"], side, images.shape[1])
         for name, measure in (("mse", losses.embedding_mse), ("cosine", losses.embedding_cosine)):
             if getattr(recipe.losses, name):
                 metrics[name] = measure(embeddings, target, counted)
@@ -128,7 +125,7 @@ def _loss(
         answer = functools.partial(student.decode_all, params, embeddings)
         model = None
         if recipe.prompting.targets == "teacher":
-            model = functools.partial(teacher.decode_all, teacher_params, target)  # type: ignore[union-attr]
+            model = functools.partial(teacher.decode_all, teacher_params, target)
         metrics |= _prompted(recipe, student, answer, model, batch, key)
     total = sum(getattr(recipe.losses, name) * value for name, value in metrics.items())
     return total, (metrics, batch_stats)
@@ -144,7 +141,7 @@ def _prompted(
 ) -> Metrics:
     """Mask losses, means over the rounds of prompts."""
     config, side = student.config, student.config.low_res_size
-    inside = losses.valid_positions(batch["size"], side, config.image_size)
+    inside = valid_positions(batch["size"], side, config.image_size)
     keys = jax.random.split(key, recipe.prompting.rounds)
     prompts = first_round(
         keys[0],
@@ -167,7 +164,7 @@ def _prompted(
             ambiguous, recipe.losses.bce * bce + recipe.losses.dice * dice, every=teacher is not None
         )
         masks = (logits > config.mask_threshold) & inside[:, None, None]
-        hit = losses.mask_iou(masks, targets & inside[:, None, None])
+        hit = iou_of(masks, targets & inside[:, None, None])
         values = {"bce": bce, "dice": dice, "iou": jnp.square(iou - hit)}
         values = {name: value for name, value in values.items() if getattr(recipe.losses, name)}
         rounds.append({name: losses.weighted_mean(value, weights) for name, value in values.items()})
@@ -186,9 +183,7 @@ def _is_ambiguous(prompts: Prompts) -> Bool[Array, "b p"]:
     return (valid.sum(-1) == 1) & ~box
 
 
-def _mask_weights(
-    ambiguous: Bool[Array, "b p"], cost: Float[Array, "b p m"], *, every: bool
-) -> Float[Array, "b p m"]:
+def _mask_weights(ambiguous: Bool[Array, "b p"], cost: Float[Array, "b p m"], *, every: bool) -> Float[Array, "b p m"]:
     """What each of a prompt's masks counts; together 1.
 
     The single mask alone, unless the prompt is ambiguous: then every mask alike, each with a target of its own, or of

@@ -10,7 +10,7 @@ import pytest
 from evals import protocols
 from evals.metrics import iou, mean_by_size
 from evals.protocols import KINDS, evaluate, farthest_pixel
-from repvit_sam_jax import PRESETS, Sam, SamPredictor, reparam, transforms
+from repvit_sam_jax import PRESETS, Sam, SamPredictor, reparam
 
 from ..conftest import random_params
 from ..helpers import recorded_compilations
@@ -268,10 +268,3 @@ def test_table():
         "| ground truth | box | 50.0 | - | 25.0 | 75.0 |",
         "| objects | | 3 | 0 | 2 | 1 |",
     ]
-
-
-def test_normalize_equals_preprocess(rng):
-    photo = rng.integers(0, 256, (100, 128, 3)).astype(np.uint8)
-    padded = np.pad(photo, ((0, 28), (0, 0), (0, 0)))
-    found = protocols.normalize(padded[None], np.array([[100, 128]]))
-    np.testing.assert_allclose(found, transforms.preprocess(photo, 128), atol=1e-6)

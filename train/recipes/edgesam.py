@@ -3,8 +3,8 @@
 Stage 1 is on embeddings without the padding. Stage 2 starts from its export (`init`) and has prompts in the loop: at
 most 16 a photo, boxes and points in equal parts, two decodings, the teacher's thresholded masks as targets.
 
-Deliberate differences: once a prompt is a box or has more than one point, the decoder's single mask is compared alone; a
-point is drawn wherever the masks of student and teacher differ, if by a single pixel.
+Deliberate differences: once a prompt is a box or has more than one point, the decoder's single mask is compared
+alone; a point is drawn wherever the masks of student and teacher differ, if by a single pixel.
 """
 
 from ..recipe import Losses, Optimizer, Prompting, Recipe

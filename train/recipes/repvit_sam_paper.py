@@ -3,8 +3,8 @@
 Known: 1% of SA-1B, eight epochs, the mean squared error of the image embeddings against SAM ViT-H, and MobileSAM's
 settings otherwise (2306.14289: batches of eight images); the mask decoder is SAM's and is not trained.
 
-Unknown, and chosen here: the optimizer and its learning rate, which are EdgeSAM's first stage (2312.06660) scaled to the
-batch by its own rule, 0.1 / 512 an image; and whether the encoder started from an ImageNet classifier, which is
+Unknown, and chosen here: the optimizer and its learning rate, which are EdgeSAM's first stage (2312.06660) scaled to
+the batch by its own rule, 0.1 / 512 an image; and whether the encoder started from an ImageNet classifier, which is
 recommended (`init`).
 """
 

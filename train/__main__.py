@@ -1,0 +1,170 @@
+"""`python -m train`: distillation of a segmenter, and its input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+app = tyro.extras.SubcommandApp()
+Folder = Annotated[Path, tyro.conf.Positional]
+
+
+@app.command(name="scenes")
+def scenes(out: Folder, *, count: int = 1000, seed: int = 0, size: int = 512, workers: int = 1) -> None:
+    """Write synthetic scenes with exact masks, as tar shards in SA-1B's layout; an interrupted run goes on.
+
+    Args:
+      out: A new folder, or that of an earlier run with the same settings.
+      count: Scenes, 1000 a shard.
+      seed: Of the series.
+      size: Longer side in pixels; the shorter one varies.
+      workers: Processes that draw.
+    """
+    from .shards import write_shards
+
+    shards = write_shards(out, count, seed=seed, size=size, workers=workers)
+    print(f"{out}: {count} scenes in {len(shards)} shards")
+
+
+@app.command(name="index")
+def index(data: Annotated[tuple[str, ...], tyro.conf.Positional]) -> None:
+    """Index tar shards, which training would do at its start, and say what a source holds.
+
+    Args:
+      data: Tar shards, a folder of them, a folder of photos, or a COCO .json with or without its folder of photos.
+    """
+    from .data import open_source
+
+    source = open_source(data)
+    print(f"{len(source)} photos, fingerprint {source.fingerprint[:16]}; the first is {source[0].name}")
+
+
+@app.command(name="distill")
+def distill(
+    recipe: Annotated[str, tyro.conf.Positional],
+    run: Folder,
+    *,
+    data: tuple[str, ...],
+    held_out: tuple[str, ...] = (),
+    embeddings: Path | None = None,
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    strict: bool = False,
+    workers: int = 0,
+    threads: int = 4,
+    tensorboard: bool = False,
+    profile: int | None = None,
+    distributed: bool = False,
+) -> None:
+    """Run a recipe, from its latest checkpoint if it was begun before.
+
+    Args:
+      recipe: Its name, or a recipe.json.
+      run: The run's folder.
+      data: Photos: tar shards in SA-1B's layout, a folder of them, a folder of photos, or a COCO .json.
+      held_out: Likewise, with masks: what the student is evaluated on.
+      embeddings: Cache of the teacher's embeddings, from `embed`.
+      settings: Values in place of the recipe's, such as optimizer.learning_rate=1e-4 teacher=sam_vit_h.safetensors
+      strict: Stop at a damaged photo in place of leaving it out.
+      workers: Processes that read photos, besides this one.
+      threads: Threads that read photos, in each of them.
+      tensorboard: Write metrics for TensorBoard too.
+      profile: Trace five steps from this one on.
+      distributed: One of several processes: call jax.distributed.initialize, which finds the others on TPU slices and
+        under Slurm.
+    """
+    if distributed:
+        import jax
+
+        jax.distributed.initialize()
+    from .data import Reading
+    from .loop import Inputs, train
+    from .recipe import get_recipe
+
+    inputs = Inputs(data, held_out, embeddings, strict, Reading(threads=threads, workers=workers))
+    train(get_recipe(recipe, settings), run, inputs, tensorboard=tensorboard, profile=profile)
+
+
+@app.command(name="embed")
+def embed(
+    teacher: Annotated[str, tyro.conf.Positional],
+    out: Folder,
+    *,
+    data: tuple[str, ...],
+    image_size: int = 1024,
+    dtype: Literal["float32", "bfloat16"] = "bfloat16",
+    batch_size: int = 8,
+    workers: int = 0,
+    threads: int = 4,
+) -> None:
+    """Write a teacher's embeddings of all photos; an interrupted run goes on.
+
+    Args:
+      teacher: A .safetensors file.
+      out: The cache's folder, new or of the same teacher and photos.
+      data: Photos, as for `distill`.
+      image_size: The models' side S, in pixels.
+      dtype: Of the teacher's arithmetic, as in the recipe that is to use the cache.
+      batch_size: Photos at once.
+      workers: Processes that read photos, besides this one.
+      threads: Threads that read photos, in each of them.
+    """
+    from tqdm import tqdm
+
+    from .data import Reading, open_source
+    from .embeddings import embed as write
+    from .teacher import load_teacher
+
+    source = open_source(data)
+    with tqdm(total=len(source), unit="photo") as bar:
+        reading = Reading(threads=threads, workers=workers)
+        damaged = write(
+            out, load_teacher(teacher, image_size, dtype), source, batch_size, reading=reading, progress=bar.update
+        )
+    print(f"{out}: {len(source) - damaged} photos" + f", {damaged} damaged ones left out" * bool(damaged))
+
+
+@app.command(name="export")
+def export(
+    run: Folder,
+    out: Folder,
+    *,
+    form: Literal["deploy", "train"] = "deploy",
+    checkpoint: Literal["latest", "best"] | int = "latest",
+) -> None:
+    """Write what a run has learnt to a .safetensors file.
+
+    Args:
+      run: The run's folder.
+      out: The file.
+      form: The training form can start another run.
+      checkpoint: The best one by held-out IoU, or a step's.
+    """
+    from .export import export as write
+
+    step = write(run, out, form=form, which=checkpoint)
+    print(f"{out}: step {step}, {form} form")
+
+
+@app.command(name="recipes")
+def recipes() -> None:
+    """List the recipes."""
+    from .recipe import recipes as find
+
+    for name, recipe in sorted(find().items()):
+        print(f"{name}: {recipe.student}, {'prompts in the loop' if recipe.losses.masks else 'embeddings alone'}")
+
+
+def main() -> None:
+    """Entry point: expected errors become one line and exit code 1."""
+    try:
+        app.cli(prog="train", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

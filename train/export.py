@@ -1,0 +1,53 @@
+"""What a run has learnt, as the file that `repvit_sam_jax.load` and the converter take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from repvit_sam_jax import __version__, checkpoint, reparam
+from repvit_sam_jax.config import Form
+
+from .checkpoints import Checkpoints
+from .loop import abstract_state
+from .optim import make_optimizer
+from .recipe import from_json
+from .state import make_student
+
+
+def export(run: Path, out: Path, *, form: Form = "deploy", which: Literal["best", "latest"] | int = "latest") -> int:
+    """Write a run's segmenter to a safetensors file.
+
+    Args:
+      run: the run's folder.
+      out: the file.
+      form: `deploy` for inference, `train` to start another run from.
+      which: the checkpoint: the latest, the best by held-out IoU, or that of a step.
+
+    Returns:
+      the checkpoint's step.
+
+    Raises:
+      FileNotFoundError: the folder is no run's.
+      ValueError: there is no such checkpoint.
+    """
+    if not (run / "recipe.json").is_file():
+        raise FileNotFoundError(f"{run} is no run: it has no recipe.json")
+    recipe = from_json((run / "recipe.json").read_text())
+    student = make_student(recipe)
+    target = abstract_state(recipe, student, make_optimizer(recipe.optimizer, recipe.steps or 1))
+    with Checkpoints(run / "checkpoints", recipe.keep) as checkpoints:
+        step = {"best": checkpoints.best, "latest": checkpoints.latest}.get(which, which)  # type: ignore[arg-type]
+        if not isinstance(step, int):
+            raise ValueError(f"{run} has no {which} checkpoint" + (", for it never was evaluated" * (which == "best")))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), target)
+        params = jax.tree.map(np.asarray, checkpoints.restore(target, step).result)
+    if form == "deploy" and student.config.has_batch_norm:
+        params = reparam.fuse(params)
+    about = checkpoint.Metadata(student.config, form, converter=f"repvit_sam_jax train {__version__}")
+    checkpoint.save(out, params, about)
+    return step
