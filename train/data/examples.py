@@ -16,8 +16,8 @@ from . import masks
 from .sources import Record
 
 Example = dict[str, np.ndarray]
-"""`image` uint8 [S, S, 3], resized, padded with zeros at the bottom and right, not normalised; `size` int32 [2], (height,
-width) of its content.
+"""`image` uint8 [S, S, 3], resized, padded with zeros at the bottom and right, not normalised; `size` int32 [2], the
+(height, width) of its content.
 
 With masks also `masks` bool [K, S/4, S/4], in the decoder's low-resolution frame; `boxes` float32 [K, 4], XYXY in the
 S-frame, the last pixels of the photo included before scaling; `areas` float32 [K], in pixels of the photo; `valid` bool
