@@ -6,6 +6,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
@@ -20,11 +21,12 @@ from repvit_sam_jax.model import Params
 from . import report
 from .harness import Candidate, environment, timed
 
-What = Literal["encoder", "decoder", "everything", "startup", "tpu-cost", "models", "all"]
+What = Literal["encoder", "decoder", "everything", "startup", "tpu-cost", "models", "input", "all"]
 
 
 def main(
     what: Annotated[What, tyro.conf.Positional] = "all",
+    data: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
     *,
     preset: str = "repvit_sam",
     image_size: int | None = None,
@@ -40,10 +42,11 @@ def main(
     Args:
       what: "everything" is the automatic mask generator, "startup" what comes before the first result, "tpu-cost" an
         estimate by the TPU compiler, and "models" a table of the published segmenters, which needs 15 GB of memory and
-        a quarter of an hour and is not among "all".
+        a quarter of an hour; "input" is that of training. The last two are not among "all".
+      data: For "input", photos as `python -m train index` takes them.
       preset: The model.
       image_size: Input side in pixels, if not the preset's.
-      batch: Images at once, for the encoder.
+      batch: Images at once, for the encoder and "input".
       prompts: Point prompts on one image, for the decoder.
       points: Points along a side of the image, for "everything".
       rounds: Timed runs of each candidate; the candidates take turns. "everything" has two at most.
@@ -52,9 +55,11 @@ def main(
     """
     if as_json and markdown:
         raise SystemExit("error: give --json or --markdown, not both")
+    if bool(data) != (what == "input"):
+        raise SystemExit("error: input needs photos, python -m benchmarks input DATA, and nothing else takes any")
     config = get_config(preset, image_size)
     sections: dict[str, Any] = {}
-    for name, measure in _sections(what, config, batch, prompts, points, rounds).items():
+    for name, measure in _sections(what, data, config, batch, prompts, points, rounds).items():
         print(f"{name} ...", file=sys.stderr, flush=True)
         sections[name] = measure()
     result = {"environment": environment(), "preset": preset, "image_size": config.image_size, "sections": sections}
@@ -65,11 +70,22 @@ def main(
 
 
 def _sections(
-    what: What, config: SamConfig, batch: tuple[int, ...], prompts: tuple[int, ...], points: int, rounds: int
+    what: What,
+    data: tuple[Path, ...],
+    config: SamConfig,
+    batch: tuple[int, ...],
+    prompts: tuple[int, ...],
+    points: int,
+    rounds: int,
 ) -> dict[str, Callable[[], dict[str, Any]]]:
     """Title -> what measures it, in the order in which they are run."""
     from . import everything, models, startup, tpu_cost
 
+    if what == "input":
+        from .input import input_pipeline
+
+        run = lambda n: functools.partial(input_pipeline, data, config.image_size, n, rounds)
+        return {f"input of training, batch {n}": run(n) for n in batch}
     if what == "models":
         return {"models": lambda: models.table(image_size=config.image_size, rounds=rounds)}
     model, params = Sam(config), models.deploy_params(config)

@@ -14,7 +14,9 @@ from benchmarks import __main__ as command
 from benchmarks import models, report, rivals, tpu_cost
 from benchmarks.harness import Candidate, WrongAnswerError, interleave, ratios
 from repvit_sam_jax import PRESETS, Sam
+from train.shards import write_shards
 
+TINY = ["--preset", "tiny", "--rounds", "2", "--json"]
 pytestmark = pytest.mark.torch
 
 
@@ -26,24 +28,36 @@ def quick(monkeypatch):
 
 
 def test_encoder_and_decoder(quick, capsys):
-    tiny = ["--preset", "tiny", "--rounds", "2", "--json"]
-    tyro.cli(command.main, args=["encoder", *tiny, "--batch", "1", "2"])
+    tyro.cli(command.main, args=["encoder", *TINY, "--batch", "1", "2"])
     sections = json.loads(capsys.readouterr().out)["sections"]
     theirs = {"torch_fp32", "torch_channels_last_fp32", "torch_bf16"}
     assert list(sections) == ["encoder, batch 1", "encoder, batch 2"]
     for section in sections.values():
         assert set(section["milliseconds"]) == theirs | {"jax_fp32", "jax_bf16"}
         assert "jax_fp32/torch_fp32" in section["ratios"]
-    tyro.cli(command.main, args=["decoder", *tiny, "--prompts", "3"])
+    tyro.cli(command.main, args=["decoder", *TINY, "--prompts", "3"])
     assert list(json.loads(capsys.readouterr().out)["sections"]) == ["decoder, 3 point prompts"]
 
 
 def test_all_measures_every_part_but_the_table_of_models():
-    given = (PRESETS["tiny"], (1,), (1, 64), 32, 5)
+    given = ((), PRESETS["tiny"], (1,), (1, 64), 32, 5)
     whole = list(command._sections("all", *given))
-    parts = [title for what in get_args(command.What)[:-2] for title in command._sections(what, *given)]
+    parts = [title for what in get_args(command.What)[:-3] for title in command._sections(what, *given)]
     assert whole == parts
-    assert get_args(command.What)[-2:] == ("models", "all")
+    assert get_args(command.What)[-3:] == ("models", "input", "all")
+
+
+def test_input_of_training(tmp_path, capsys):
+    write_shards(tmp_path / "scenes", 3, size=64)
+    tyro.cli(command.main, args=["input", str(tmp_path / "scenes"), *TINY, "--batch", "2", "--rounds", "1"])
+    (section,) = json.loads(capsys.readouterr().out)["sections"].values()
+    names = [row[""] for row in section["table"]]
+    assert {"1 thread", "2 threads", "1 process", "2 processes"} < set(names)
+    assert names[-1].endswith(", to a device")
+    assert section["notes"][-1] == "3 photos, 8 masks each, batch 2"
+    for arguments in (["input"], ["encoder", str(tmp_path)]):
+        with pytest.raises(SystemExit, match="input needs photos"):
+            tyro.cli(command.main, args=[*arguments, *TINY])
 
 
 def test_report_as_text_and_as_tables():

@@ -39,6 +39,18 @@ def test_preprocess_resizes_with_pillow_normalises_then_pads(rng):
     assert not found[0, 45:].any()
 
 
+def test_normalize_on_the_device_is_the_same(rng):
+    """For padded images, with garbage in the padding, and for one without content."""
+    sizes = np.array([(48, 64), (64, 21), (1, 1), (0, 0)])
+    images = rng.integers(0, 256, (4, 64, 64, 3), dtype=np.uint8)
+    expected = [transforms.normalize_and_pad(image[:h, :w], 64) for image, (h, w) in zip(images, sizes, strict=True)]
+    for normalize in (transforms.normalize, jax.jit(transforms.normalize)):
+        found = normalize(images, sizes)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=1e-6)
+        assert not np.asarray(found)[~np.stack([e.any(-1) for e in expected])].any()
+
+
 def test_preprocess_takes_images_of_any_sizes(rng):
     images = [rng.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((30, 40), (64, 20))]
     found = transforms.preprocess(images, 64)

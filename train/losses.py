@@ -92,7 +92,7 @@ def weighted_mean(values: Float[Array, "*shape"], weights: Array | None) -> Floa
         return values.mean()
     weights = jnp.asarray(weights, jnp.float32)
     total = weights.sum()
-    return (values * weights).sum() / jnp.where(total > 0, total, 1)
+    return jnp.where(weights > 0, values * weights, 0).sum() / jnp.where(total > 0, total, 1)
 
 
 def _floats(student: Array, teacher: Array) -> tuple[Array, Array]:

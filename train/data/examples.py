@@ -16,7 +16,7 @@ from . import masks
 from .sources import Record
 
 Example = dict[str, np.ndarray]
-"""`image` uint8 [S, S, 3], resized, padded with zeros at the bottom and right, not normalised; `size` int32 [2],
+"""`image` uint8 [S, S, 3], resized, padded with zeros at the bottom and right, not normalised; `size` int32 [2], the
 (height, width) of its content.
 
 With masks also `masks` bool [K, S/4, S/4], in the decoder's low-resolution frame; `boxes` float32 [K, 4], XYXY in the
@@ -105,7 +105,7 @@ def read_annotations(text: bytes | None, size: tuple[int, int]) -> list[Counts]:
         if (about["height"], about["width"]) != size:
             raise ValueError(f"annotations of a photo of {about['height']} x {about['width']} pixels, not {size}")
         found = [masks.read_segmentation(item["segmentation"], size) for item in content["annotations"]]
-    except (KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(f"damaged annotations: {type(error).__name__}: {error}") from error
     if not any(map(masks.area, found)):
         raise ValueError("annotations without masks")

@@ -73,9 +73,10 @@ def batches(
         iterating: more than `MAX_DAMAGED` records in a row, or all, are damaged.
       DamagedRecordError: while iterating, if `strict`.
     """
+    _check(config, batch_size, start, reading)
     reader = _Reader(source, config, strict)
     examples = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat().random_map(reader.replaced)
-    return _iterate(examples, config, batch_size, start, reading)
+    return _iterate(examples, batch_size, start, reading)
 
 
 def one_pass(
@@ -94,14 +95,13 @@ def one_pass(
 
     Args and errors as in `batches`.
     """
+    _check(config, batch_size, start, reading)
     reader = _Reader(source, config, strict)
     examples = grain.MapDataset.range(-(-len(source) // batch_size) * batch_size).map(reader.in_place)
-    return _iterate(examples, config, batch_size, start, reading)
+    return _iterate(examples, batch_size, start, reading)
 
 
-def _iterate(
-    examples: grain.MapDataset, config: ExampleConfig, batch_size: int, start: int, reading: Reading
-) -> grain.DatasetIterator[Example]:
+def _check(config: ExampleConfig, batch_size: int, start: int, reading: Reading) -> None:
     if batch_size < 1 or batch_size % reading.process_count:
         raise ValueError(
             f"batch_size {batch_size} is not divisible by the number of processes, {reading.process_count}"
@@ -110,6 +110,11 @@ def _iterate(
         raise ValueError(f"start must not be negative, got {start}")
     if config.num_masks is None and batch_size > 1:
         raise ValueError("all masks of a photo (num_masks=None) fit no batch: set num_masks, or batch_size to 1")
+
+
+def _iterate(
+    examples: grain.MapDataset, batch_size: int, start: int, reading: Reading
+) -> grain.DatasetIterator[Example]:
     share = _Share(examples, batch_size, reading.process_index, reading.process_count)
     ahead = 2 * reading.threads
     own = share[start * share.size :].to_iter_dataset(grain.ReadOptions(reading.threads, ahead))

@@ -31,6 +31,10 @@ def read_segmentation(segmentation: Any, size: tuple[int, int]) -> Counts:
     if isinstance(segmentation, list):
         if not segmentation or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in segmentation):
             raise ValueError("a polygon is [x, y, x, y, ...] with three points or more")
+        for polygon in segmentation:  # pycocotools crashes the process on what is not finite, or far away
+            points = np.asarray(polygon, np.float64)
+            if points.ndim != 1 or not (np.abs(points) <= 10 * max(size)).all():
+                raise ValueError(f"a polygon with points that are no numbers, or far outside {list(size)}")
         segmentation = coco.merge(coco.frPyObjects(segmentation, *size))
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
         raise ValueError("a segmentation is a list of polygons or {size, counts}")
@@ -38,7 +42,8 @@ def read_segmentation(segmentation: Any, size: tuple[int, int]) -> Counts:
         raise ValueError(f"a mask of size {segmentation['size']} in a photo of size {list(size)}")
     given = segmentation["counts"]
     counts = decompress(given) if isinstance(given, str | bytes) else np.asarray(given, np.int64).reshape(-1)
-    if (counts < 0).any() or counts.sum() != size[0] * size[1]:
+    pixels = size[0] * size[1]
+    if (counts < 0).any() or (counts > pixels).any() or counts.sum() != pixels:  # the sum alone may wrap around
         raise ValueError(f"runs of {counts.sum()} pixels in a photo of size {list(size)}")
     return counts
 

@@ -100,8 +100,7 @@ def open_source(spec: str | os.PathLike | Sequence[str | os.PathLike]) -> Source
       JSON's own if none is given. Crowd annotations are left out.
 
     Raises:
-      FileNotFoundError: a path doesn't exist, nothing fits a pattern, a folder is empty, or photos of a JSON are
-        missing.
+      FileNotFoundError: a path doesn't exist, nothing fits a pattern, a folder is empty, or a JSON's photos lack.
       ValueError: the paths together are none of these, or a file is damaged.
     """
     given = [spec] if isinstance(spec, str | os.PathLike) else list(spec)

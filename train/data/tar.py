@@ -68,7 +68,7 @@ def open_shard(path: Path) -> Shard:
     places = _index_places(path)
     for place in places:
         try:
-            with np.load(place) as index:
+            with place.open("rb") as file, np.load(file) as index:  # a damaged file, np.load leaves open
                 if np.array_equal(index["stamp"], stamp):
                     return Shard(path, index["names"], index["spans"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

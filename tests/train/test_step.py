@@ -1,0 +1,203 @@
+"""A step of training: what it changes, and that it does not depend on devices, parts or what is computed again."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from repvit_sam_jax import Prompts
+from train import data, state, step
+from train.optim import decays, make_optimizer, make_schedule
+from train.recipe import Optimizer
+from train.teacher import load_teacher
+
+from .micro import ENCODER, PROMPTS
+
+
+def prepare(recipe):
+    """Student, teacher and the state before the first step."""
+    student = state.make_student(recipe)
+    teacher = load_teacher(recipe.teacher, student.config.image_size, recipe.dtype)
+    start = state.create(recipe, state.initial_params(recipe, student, teacher), make_optimizer(recipe.optimizer, 8))
+    return student, teacher, start
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return prepare(ENCODER)
+
+
+@pytest.fixture(scope="module")
+def batch(photos):
+    source = data.open_source((photos,))
+    with_masks = data.ExampleConfig(64, PROMPTS.num_masks)
+    batches = data.batches(source, with_masks, 8, seed=0)
+    batch = next(batches)
+    batches.close()
+    return batch
+
+
+def take(recipe, prepared, batch, steps=1):
+    student, teacher, now = prepared
+    run = jax.jit(step.make_step(recipe, student, teacher.model, 8))
+    for _ in range(steps):
+        now, metrics = run(now, teacher.params, batch)
+    return now, jax.device_get(metrics)
+
+
+def unlike(a, b):
+    """Names of the leaves that differ."""
+    flat = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda x, y: bool((np.asarray(x) != y).any()), a, b))
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, differs in flat if differs}
+
+
+@pytest.fixture(scope="module")
+def stepped(prepared, batch):
+    return take(ENCODER, prepared, batch)
+
+
+def test_what_moves(prepared, stepped):
+    """Two steps, for the first one has a learning rate of 0."""
+    _, _, before = prepared
+    after, metrics = stepped
+    assert metrics["learning_rate"] == 0
+    assert not unlike(before.trained, after.trained)
+    moved = unlike(before.batch_stats, after.batch_stats)
+    assert len(moved) == len(jax.tree.leaves(before.batch_stats))
+    assert int(after.step) == 1
+    assert metrics["loss"] == pytest.approx(metrics["mse"] + 0.5 * metrics["cosine"], rel=1e-6)
+
+
+def test_prompts_in_the_loop_train_the_decoder(batch):
+    """Encoder and decoder move, the prompt encoder does not; the decoder comes from the teacher."""
+    prepared = prepare(PROMPTS)
+    _, teacher, before = prepared
+    assert not unlike(before.trained["mask_decoder"], teacher.params["mask_decoder"])
+    after, metrics = take(PROMPTS, prepared, batch, steps=2)
+    assert set(before.frozen) == {"prompt_encoder"}
+    assert not unlike(before.frozen, after.frozen)
+    for part in ("image_encoder", "mask_decoder"):
+        assert len(unlike(before.trained[part], after.trained[part])) > 0.8 * len(jax.tree.leaves(before.trained[part]))
+    assert set(metrics) >= {"mse", "bce", "dice", "iou", "grad_norm", "update_norm"}
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("remat", ["dots", "all"])
+def test_computing_again_changes_nothing(prepared, stepped, batch, remat):
+    _, metrics = take(dataclasses.replace(ENCODER, remat=remat), prepared, batch)
+    np.testing.assert_allclose(metrics["grad_norm"], stepped[1]["grad_norm"], rtol=1e-5)
+    assert metrics["loss"] == pytest.approx(stepped[1]["loss"], rel=1e-6)
+
+
+def test_parts_of_a_batch(prepared, batch):
+    """Losses and statistics are means over the parts, and BatchNorm counts one step."""
+    _, _, before = prepared
+    _, metrics = take(dataclasses.replace(ENCODER, micro_batches=2), prepared, batch)
+    halves = [take(ENCODER, prepared, {k: v[i::2] for k, v in batch.items()}) for i in range(2)]
+    assert metrics["loss"] == pytest.approx(np.mean([m["loss"] for _, m in halves]), rel=1e-5)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(after.batch_stats):
+        old, *parts = (_at(tree, path) for tree in (before.batch_stats, *(s.batch_stats for s, _ in halves)))
+        if path[-1].key == "count":
+            assert leaf == old + 1
+        else:
+            np.testing.assert_allclose(leaf, np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def _at(tree, path):
+    for key in path:
+        tree = tree[key.key]
+    return tree
+
+
+def test_moving_average(prepared, batch):
+    recipe = dataclasses.replace(ENCODER, optimizer=Optimizer(1e-2, ema_decay=0.75))
+    student, teacher, before = prepared
+    before = state.create(recipe, before.params, make_optimizer(recipe.optimizer, 8))
+    after, _ = take(recipe, (student, teacher, before), batch)
+    for old, new, found in zip(*map(jax.tree.leaves, (before.trained, after.trained, after.average[0])), strict=True):
+        np.testing.assert_allclose(found, 0.75 * old + 0.25 * new, rtol=1e-6, atol=1e-8)
+    assert unlike(after.result["image_encoder"], after.params["image_encoder"])
+
+
+def test_sharded_equals_unsharded(batch, tmp_path):
+    """Loss, gradient and state of two steps on eight devices, the params split over two or over all of them."""
+    np.savez(tmp_path / "batch.npz", **batch)
+    program = textwrap.dedent(
+        f"""
+        import dataclasses, json, jax, numpy as np
+        from jax.sharding import NamedSharding
+        from tests.train.micro import PROMPTS
+        from tests.train.test_step import prepare
+        from train import state, step
+        jax.config.update("jax_default_matmul_precision", "highest")
+        state.SPLIT_FROM = 64
+        batch = dict(np.load({str(tmp_path / "batch.npz")!r}))
+        results = []
+        for devices, fsdp in ((1, 1), (8, 1), (8, 2), (8, 8)):
+            recipe = dataclasses.replace(PROMPTS, fsdp=fsdp)
+            mesh = state.make_mesh(recipe, jax.devices()[:devices])
+            student, teacher, start = prepare(recipe)
+            now, params = state.place(mesh, start), state.place(mesh, teacher.params)
+            split = sum(not x.sharding.is_fully_replicated for x in jax.tree.leaves(now.trained))
+            run = jax.jit(step.make_step(recipe, student, teacher.model, 8))
+            sharding = NamedSharding(mesh, state.BATCH)
+            for _ in range(2):
+                now, metrics = run(now, params, jax.device_put(batch, sharding))
+            trained = np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(now.trained))])
+            stats = np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(now.batch_stats))])
+            moved = trained - np.concatenate([np.ravel(x) for x in jax.tree.leaves(start.trained)])
+            results.append((metrics, trained, stats))
+            print(json.dumps({{
+                "split": split, "moved": float(abs(moved).max()),
+                "metrics": max(abs(float(metrics[k] - v)) / (abs(float(v)) + 1e-6) for k, v in results[0][0].items()),
+                "stats": float(abs(stats - results[0][2]).max()), "params": float(abs(trained - results[0][1]).max()),
+            }}))
+        """
+    )
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "NPROC": "32", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], env={**os.environ, **flags}, text=True,
+        capture_output=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [bool(one["split"]) for one in found] == [False, False, True, True]
+    for one in found:
+        assert one["metrics"] < 1e-4, found
+        assert one["stats"] < 1e-5, found
+        assert one["params"] < 0.02 * one["moved"], found  # Adam divides by small gradients
+
+
+def test_masks_that_count():
+    """The single mask for boxes and several points; for a point all masks, or the best of the multimask output."""
+    labels = np.array([[[2, 3], [1, -1], [1, 0], [1, -1]]])
+    valid = np.array([[[1, 1], [1, 0], [1, 1], [0, 0]]], bool)
+    prompts = Prompts(np.zeros((1, 4, 2, 2), np.float32), labels, valid)
+    ambiguous = step._is_ambiguous(prompts)
+    np.testing.assert_array_equal(ambiguous, [[False, True, False, False]])
+    cost = jnp.array([[[0.0, 3, 1, 2]] * 4])
+    every = step._mask_weights(ambiguous, cost, every=True)
+    np.testing.assert_array_equal(every[0], [[1, 0, 0, 0], [0.25] * 4, [1, 0, 0, 0], [1, 0, 0, 0]])
+    best = step._mask_weights(ambiguous, cost, every=False)
+    np.testing.assert_array_equal(best[0, 1], [0, 0, 1, 0])
+
+
+def test_what_decays(prepared):
+    _, _, start = prepared
+    for path, decay in jax.tree_util.tree_leaves_with_path(decays(start.trained)):
+        assert decay == (path[-1].key == "kernel")
+
+
+def test_learning_rate():
+    schedule = make_schedule(Optimizer(1.0, 0.1, warmup=0.5), 10)
+    np.testing.assert_allclose([schedule(i) for i in (0, 1, 5, 10)], [0, 0.2, 1, 0.1], atol=1e-6)
+    assert make_schedule(Optimizer(1.0), 10)(0) == 1
+    assert make_schedule(Optimizer(1.0, warmup=1.0), 1)(0) == 1
