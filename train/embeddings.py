@@ -106,10 +106,12 @@ def embed(
         write_atomically(folder / "meta.json", lambda temporary: temporary.write_text(json.dumps(meta, indent=1)))
     done = np.load(folder / "done.npy", mmap_mode="r+")
     shards = [np.load(path, mmap_mode="r+") for path in _shards(folder, len(source))]
+    progress(int(np.count_nonzero(done)))
+    if done.all():
+        return int(np.count_nonzero(done == 2))
     encode = jax.jit(_encode, static_argnums=0)
     params = jax.device_put(teacher.params)
-    first = int(np.argmin(done > 0)) if not done.all() else len(done)
-    progress(first)
+    first = int(np.argmin(done > 0))
     examples = data.ExampleConfig(teacher.model.config.image_size)
     read = data.one_pass(source, examples, batch_size, start=first // batch_size, reading=reading)
     with contextlib.closing(read):

@@ -56,8 +56,8 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
         metrics |= {
             "loss": value,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-            "grad_norm": optax.global_norm(grads),
-            "update_norm": optax.global_norm(updates),
+            "grad_norm": optax.tree.norm(grads),
+            "update_norm": optax.tree.norm(updates),
             "skipped": batch["skipped"].sum(),
         }
         average = state.average

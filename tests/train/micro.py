@@ -45,6 +45,7 @@ def main() -> None:
     run, photos, about = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     import jax
 
+    jax.config.update("jax_default_matmul_precision", "highest")  # as in conftest.py
     if about.get("processes", 1) > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{about['port']}", about["processes"], about["process"])

@@ -90,9 +90,8 @@ def test_prompts_in_the_loop_train_the_decoder(batch):
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-@pytest.mark.parametrize("remat", ["dots", "all"])
-def test_computing_again_changes_nothing(prepared, stepped, batch, remat):
-    _, metrics = take(dataclasses.replace(ENCODER, remat=remat), prepared, batch)
+def test_computing_again_changes_nothing(prepared, stepped, batch):
+    _, metrics = take(dataclasses.replace(ENCODER, remat="dots"), prepared, batch)
     np.testing.assert_allclose(metrics["grad_norm"], stepped[1]["grad_norm"], rtol=1e-5)
     assert metrics["loss"] == pytest.approx(stepped[1]["loss"], rel=1e-6)
 
@@ -100,7 +99,7 @@ def test_computing_again_changes_nothing(prepared, stepped, batch, remat):
 def test_parts_of_a_batch(prepared, batch):
     """Losses and statistics are means over the parts, and BatchNorm counts one step."""
     _, _, before = prepared
-    _, metrics = take(dataclasses.replace(ENCODER, micro_batches=2), prepared, batch)
+    after, metrics = take(dataclasses.replace(ENCODER, micro_batches=2), prepared, batch)
     halves = [take(ENCODER, prepared, {k: v[i::2] for k, v in batch.items()}) for i in range(2)]
     assert metrics["loss"] == pytest.approx(np.mean([m["loss"] for _, m in halves]), rel=1e-5)
     for path, leaf in jax.tree_util.tree_leaves_with_path(after.batch_stats):

@@ -1,0 +1,285 @@
+"""Runs: left and taken up again, refused, stopped by bad losses; what they write."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from repvit_sam_jax import load
+from train import data, embeddings, loop
+from train.export import export
+from train.loop import Inputs, TrainingError, train
+from train.recipe import Optimizer
+from train.teacher import load_teacher
+
+from .micro import ENCODER
+from .test_step import unlike
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def inputs(photos):
+    return Inputs((photos,))
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    """A run without interruption: its folder and its last state."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    return run, jax.device_get(train(ENCODER, run, inputs))
+
+
+def start(run, photos, **about):
+    """The same run in a process of its own."""
+    flags = {"JAX_PLATFORMS": "cpu", **about.pop("env", {})}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.train.micro", str(run), photos, json.dumps(about)],
+        cwd=ROOT,
+        env={**os.environ, **flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def wait_for(process, condition, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_a_run_writes(whole):
+    run, state = whole
+    assert int(state.step) == ENCODER.steps
+    metrics = lines(run / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == [2, 3, 4, 6, 8]  # a checkpoint looks at its losses first
+    assert set(metrics[0]) >= {
+        "loss",
+        "mse",
+        "learning_rate",
+        "grad_norm",
+        "update_norm",
+        "images_per_second",
+        "input_wait",
+    }
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"6", "8"}
+
+
+def test_killed_and_resumed(whole, photos, tmp_path, inputs):
+    """SIGKILL after the first checkpoint, at whatever step it then is; the end is the same to the last bit."""
+    run = tmp_path / "run"
+    process = start(run, photos, changes={"steps": 8})
+    wait_for(process, (run / "checkpoints" / "3").exists)
+    process.kill()
+    process.communicate()
+    state = jax.device_get(train(ENCODER, run, inputs))
+    assert not unlike(state, whole[1])
+
+
+def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
+    """SIGTERM: the state is saved at the step it was in, the process ends well, and the run goes on from there."""
+    run = tmp_path / "run"
+    recipe = {"checkpoint_every": 100, "log_every": 1}
+    process = start(run, photos, changes=recipe)
+    wait_for(process, (run / "metrics.jsonl").exists)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    saved = [int(path.name) for path in (run / "checkpoints").iterdir()]
+    assert len(saved) == 1
+    assert "stopped by a signal" in output or saved == [8]
+    state = jax.device_get(train(dataclasses.replace(ENCODER, **recipe), run, inputs))
+    assert not unlike(state, whole[1])
+
+
+def test_restored_on_another_mesh(whole, photos, tmp_path):
+    """A checkpoint of one device goes on with eight, the params split over two; results differ by rounding alone."""
+    run = tmp_path / "run"
+    process = start(run, photos, changes={"steps": 8})
+    wait_for(process, (run / "checkpoints" / "3").exists)
+    process.kill()
+    process.communicate()
+    about = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps({**about, "fsdp": 2}, indent=1))
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "NPROC": "32"}
+    process = start(run, photos, changes={"steps": 8, "fsdp": 2}, env=flags)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "ended at 8" in output
+    expected, found = (lines(folder / "metrics.jsonl")[-1]["loss"] for folder in (whole[0], run))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_two_processes(whole, photos, tmp_path):
+    """Each reads its half of every batch; the losses are those of one process."""
+    run = tmp_path / "run"
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    running = [start(run, photos, processes=2, process=i, port=port) for i in range(2)]
+    outputs = [process.communicate(timeout=300)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    expected, found = (lines(folder / "metrics.jsonl")[-1]["loss"] for folder in (whole[0], run))
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert len(lines(run / "metrics.jsonl")) == 5  # one of them writes
+
+
+def test_cache_equals_the_teacher(whole, photos, inputs, tmp_path):
+    teacher = load_teacher(ENCODER.teacher, 64, "float32")
+    source = data.open_source((photos,))
+    counted = []
+    assert embeddings.embed(tmp_path / "cache", teacher, source, 5, progress=counted.append) == 0
+    assert sum(counted) == len(source) == 24
+    stamp = [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("emb*")]
+    embeddings.embed(tmp_path / "cache", teacher, source, 5)  # nothing is left to do
+    assert stamp == [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("emb*")]
+    train(ENCODER, tmp_path / "run", dataclasses.replace(inputs, embeddings=tmp_path / "cache"))
+    for online, cached in zip(*(lines(run / "metrics.jsonl") for run in (whole[0], tmp_path / "run")), strict=True):
+        assert cached["loss"] == pytest.approx(online["loss"], rel=2e-3)  # embeddings are float16 on disk
+
+
+def test_interrupted_cache(photos, tmp_path):
+    teacher = load_teacher(ENCODER.teacher, 64, "float32")
+    source = data.open_source((photos,))
+
+    def interrupt(count):
+        interrupt.done += count
+        if interrupt.done >= 12:
+            raise KeyboardInterrupt
+
+    interrupt.done = 0
+    with pytest.raises(KeyboardInterrupt):
+        embeddings.embed(tmp_path / "cache", teacher, source, 4, progress=interrupt)
+    with pytest.raises(ValueError, match="lacks 12 of 24 photos: run embed again"):
+        embeddings.EmbeddingCache(tmp_path / "cache", teacher, source)
+    rest = []
+    embeddings.embed(tmp_path / "cache", teacher, source, 4, progress=rest.append)
+    assert rest == [12, 4, 4, 4]
+    embeddings.embed(tmp_path / "fresh", teacher, source, 4)
+    every = np.arange(24)
+    found = [embeddings.EmbeddingCache(tmp_path / name, teacher, source)[every] for name in ("cache", "fresh")]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"identity": "random:other"},
+            r"cache of other embeddings.*\n  teacher: 'random:micro_vit', expected 'random:ot",
+        ),
+        ({"dtype": "bfloat16"}, "dtype: 'float32', expected 'bfloat16'"),
+    ],
+)
+def test_cache_of_another_teacher(photos, tmp_path, change, message):
+    teacher = load_teacher(ENCODER.teacher, 64, "float32")
+    source = data.open_source((photos,))
+    embeddings.embed(tmp_path, teacher, source, 8)
+    if "dtype" in change:
+        other = load_teacher(ENCODER.teacher, 64, change["dtype"])
+    else:
+        other = dataclasses.replace(teacher, **change)
+    with pytest.raises(ValueError, match=message):
+        embeddings.EmbeddingCache(tmp_path, other, source)
+    with pytest.raises(ValueError, match="choose another folder"):
+        embeddings.embed(tmp_path, other, source, 8)
+
+
+def test_loss_that_is_not_finite(inputs, tmp_path):
+    """Names the step and the photos; the last checkpoint is from before."""
+    recipe = dataclasses.replace(
+        ENCODER, optimizer=dataclasses.replace(ENCODER.optimizer, learning_rate=1e30), checkpoint_every=1, log_every=100
+    )
+    with pytest.raises(
+        TrainingError, match=r"step (\d): the loss is .*photos of this process were number \d+, "
+    ) as error:
+        train(recipe, tmp_path, inputs)
+    step = int(str(error.value)[5])
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == step - 1
+
+
+def test_run_of_another_recipe_or_data(whole, inputs, tmp_path):
+    run, _ = whole
+    with pytest.raises(ValueError, match=r"run of another recipe; choose a new folder\n  seed: 0, now 1"):
+        train(dataclasses.replace(ENCODER, seed=1), run, inputs)
+    from train import shards
+
+    shards.write_shards(tmp_path / "other", 8, seed=4, size=96, workers=1)
+    with pytest.raises(ValueError, match=r"run of another inputs(.|\n)*num_photos: 24, now 8"):
+        train(ENCODER, run, Inputs((str(tmp_path / "other"),)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher": None}, "recipe micro needs a teacher: --set teacher=FILE"),
+        ({"teacher": "random:micro_teacher"}, "unknown preset 'micro_teacher'"),
+        ({"teacher": "random:tiny_vit_sam"}, "mask decoder of the teacher tiny_vit_sam is not built as that of"),
+        ({"teacher": "nowhere.safetensors"}, "no checkpoint at nowhere"),
+        ({"init": "nowhere.safetensors"}, "no checkpoint at nowhere"),
+    ],
+)
+def test_models_that_do_not_fit(inputs, tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train(dataclasses.replace(ENCODER, **changes), tmp_path, inputs)
+
+
+def test_full_disk(whole, inputs, tmp_path, monkeypatch):
+    """An error while saving ends the run; earlier checkpoints stay, and the run goes on when there is space again."""
+    from orbax.checkpoint import v1 as ocp
+
+    save = ocp.training.Checkpointer.save_checkpointables_async
+
+    def full(self, step, *args, **kwargs):
+        if step > 3:
+            raise OSError(28, "No space left on device")
+        return save(self, step, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.training.Checkpointer, "save_checkpointables_async", full)
+        with pytest.raises(OSError, match="No space left"):
+            train(ENCODER, tmp_path, inputs)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert not unlike(jax.device_get(train(ENCODER, tmp_path, inputs)), whole[1])
+
+
+def test_export(whole, tmp_path):
+    run, state = whole
+    assert export(run, tmp_path / "deploy.safetensors") == 8
+    assert export(run, tmp_path / "train.safetensors", form="train", which=6) == 6
+    model, params = load(tmp_path / "deploy.safetensors")
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
+    student = loop.make_student(ENCODER)
+    np.testing.assert_allclose(model.encode(params, images), student.encode(state.result, images), atol=2e-5, rtol=1e-4)
+    load(tmp_path / "train.safetensors", form="train")
+    with pytest.raises(ValueError, match="has no best checkpoint, for it never was evaluated"):
+        export(run, tmp_path / "best.safetensors", which="best")
+    with pytest.raises(ValueError, match="has no checkpoint of step 5"):
+        export(run, tmp_path / "x.safetensors", which=5)
+    with pytest.raises(FileNotFoundError, match="is no run"):
+        export(tmp_path, tmp_path / "x.safetensors")
+
+
+def test_a_run_can_start_from_an_export(whole, inputs, tmp_path):
+    run, state = whole
+    export(run, tmp_path / "train.safetensors", form="train")
+    still = Optimizer(0.0, weight_decay=0.0)
+    recipe = dataclasses.replace(ENCODER, init=str(tmp_path / "train.safetensors"), steps=1, optimizer=still)
+    found = train(recipe, tmp_path / "run", inputs)
+    assert not unlike(jax.device_get(found.trained), state.trained)
