@@ -124,22 +124,24 @@ def test_masks_are_drawn_by_area(exponent):
     assert (np.abs(found - expected) <= 5 * deviation + 1e-9).all(), (found, expected)
 
 
-def test_masks_too_small_for_the_frame_come_last():
+def test_masks_without_a_pixel_in_the_frame_come_last():
     """They are chosen only where there is no other, and then have a box and an area, but no pixels."""
-    speck, large, empty = np.zeros((3, 64, 64), bool)
+    speck, line, large, dot, empty = np.zeros((5, 64, 64), bool)
     speck[30, 30] = True
+    line[:, 9] = True
     large[10:40, 10:40] = True
-    for order in ([speck, large, empty], [large, empty, speck]):
+    dot[8:10, 20:24] = True  # half of one low-resolution pixel
+    photo = jpeg(np.zeros((64, 64, 3), np.uint8))
+    config = ExampleConfig(64, num_masks=4, area_exponent=1.0)
+    for order in ([speck, line, large, dot, empty], [empty, dot, large, line, speck]):
         for rng in (None, np.random.default_rng(0)):
-            found = make_example(record(masks=[]), ExampleConfig(64), rng)
-            given = Record("a.jpg", jpeg(np.zeros((64, 64, 3), np.uint8)), annotations((64, 64), *order))
-            found = make_example(given, ExampleConfig(64, num_masks=3, area_exponent=1.0), rng)
-            assert found["areas"].tolist() == [900, 0, 0]
-            assert found["valid"].tolist() == [True, False, False]
-    given = Record("a.jpg", given.photo, annotations((64, 64), speck, empty))
-    found = make_example(given, ExampleConfig(64, num_masks=2))
-    assert found["valid"].tolist() == [True, False]
-    assert found["boxes"][0].tolist() == [30, 30, 30, 30]
+            found = make_example(Record("a.jpg", photo, annotations((64, 64), *order)), config, rng)
+            assert sorted(found["areas"]) == [0, 0, 8, 900]
+            assert found["valid"].tolist() == [True, True, False, False]
+            assert found["masks"][:2].any((1, 2)).all()
+    found = make_example(Record("a.jpg", photo, annotations((64, 64), speck, empty, line)), config)
+    assert found["valid"].tolist() == [True, True, False, False]
+    assert found["boxes"][:2].tolist() == [[30, 30, 30, 30], [9, 0, 9, 63]]
     assert not found["masks"].any()
 
 

@@ -122,6 +122,17 @@ def test_incomplete_tar(shards, kept):
     assert not (shards / "sa_000000.tar.index.npz").exists()
 
 
+def test_tar_with_a_damaged_header(shards):
+    path = shards / "sa_000000.tar"
+    with tarfile.open(path) as archive:
+        at = archive.getmembers()[6].offset
+    content = bytearray(path.read_bytes())
+    content[at : at + 50] = b"x" * 50
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"sa_000000\.tar ends, or is damaged, after 6 members"):
+        open_shard(path)
+
+
 def test_tar_that_shrinks_while_it_is_used(shards):
     source = open_source(shards)
     os.truncate(shards / "sa_000001.tar", 600)
