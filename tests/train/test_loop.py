@@ -92,6 +92,7 @@ def test_killed_and_resumed(whole, photos, tmp_path, inputs):
     assert not unlike(state, whole[1])
 
 
+@pytest.mark.slow
 def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
     """SIGTERM: the state is saved at the step it was in, the process ends well, and the run goes on from there."""
     run = tmp_path / "run"
@@ -108,6 +109,7 @@ def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
     assert not unlike(state, whole[1])
 
 
+@pytest.mark.slow
 def test_restored_on_another_mesh(whole, photos, tmp_path):
     """A checkpoint of one device goes on with eight, the params split over two; results differ by rounding alone."""
     run = tmp_path / "run"
@@ -126,6 +128,7 @@ def test_restored_on_another_mesh(whole, photos, tmp_path):
     assert found == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes(whole, photos, tmp_path):
     """Each reads its half of every batch; the losses are those of one process."""
     run = tmp_path / "run"

@@ -126,6 +126,7 @@ def test_moving_average(prepared, batch):
     assert unlike(after.result["image_encoder"], after.params["image_encoder"])
 
 
+@pytest.mark.slow
 def test_sharded_equals_unsharded(batch, tmp_path):
     """Loss, gradient and state of two steps on eight devices, the params split over two or over all of them."""
     np.savez(tmp_path / "batch.npz", **batch)
@@ -153,7 +154,7 @@ def test_sharded_equals_unsharded(batch, tmp_path):
             trained = np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(now.trained))])
             stats = np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.device_get(now.batch_stats))])
             moved = trained - np.concatenate([np.ravel(x) for x in jax.tree.leaves(start.trained)])
-            results.append((metrics, trained, stats))
+            results.append((jax.device_get(metrics), trained, stats))
             print(json.dumps({{
                 "split": split, "moved": float(abs(moved).max()),
                 "metrics": max(abs(float(metrics[k] - v)) / (abs(float(v)) + 1e-6) for k, v in results[0][0].items()),
