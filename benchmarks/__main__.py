@@ -79,6 +79,8 @@ def _sections(
     rounds: int,
 ) -> dict[str, Callable[[], dict[str, Any]]]:
     """Title -> what measures it, in the order in which they are run."""
+    from train import tpu
+
     from . import everything, models, startup, tpu_cost
 
     if what == "input":
@@ -104,7 +106,7 @@ def _sections(
     if what in ("startup", "all"):
         found["start-up"] = functools.partial(startup.startup, config, params, rounds)
     if what in ("tpu-cost", "all"):
-        for chip in tpu_cost.CHIPS:
+        for chip in tpu.CHIPS:
             found[f"estimate for a TPU {chip}"] = functools.partial(tpu_cost.tpu_cost, config, chip)
     return found
 

@@ -1,7 +1,6 @@
 """The benchmark runs on the tiny preset, and a fast wrong answer stops it. No times are asserted."""
 
 import json
-import textwrap
 from pathlib import Path
 from typing import get_args
 
@@ -11,7 +10,7 @@ import pytest
 import tyro
 
 from benchmarks import __main__ as command
-from benchmarks import models, report, rivals, tpu_cost
+from benchmarks import models, report, rivals
 from benchmarks.harness import Candidate, WrongAnswerError, interleave, ratios
 from repvit_sam_jax import PRESETS, Sam
 from train.shards import write_shards
@@ -101,36 +100,6 @@ def test_peak_of_a_run():
     times = interleave([Candidate("large", run), Candidate("small", lambda: 0.0)], 2)
     assert 150 < times["large"]["peak_megabytes"] < 300
     assert times["small"]["peak_megabytes"] < 50
-
-
-def test_operations_of_a_tpu_program():
-    """Loops are multiplied, fusions are not opened, and what has no estimate is left out."""
-    hlo = textwrap.dedent(
-        """
-        HloModule jit_f
-
-        %fused (a: f32[8]) -> f32[8] {
-          %a = f32[8]{0} parameter(0)
-          ROOT %b = f32[8]{0} negate(%a), backend_config={"estimated_cycles":"999"}
-        }
-
-        %body (t: (s32[], f32[8])) -> (s32[], f32[8]) {
-          %x = f32[8]{0} fusion(%t), calls=%fused, metadata={op_name="f/neg"}, backend_config={"estimated_cycles":"10"}
-        }
-
-        %condition (t: (s32[], f32[8])) -> pred[] {
-          %less = pred[] compare(%i, %n), backend_config={"estimated_cycles":"7"}
-        }
-
-        ENTRY %main (p: f32[8]) -> f32[8] {
-          %w = (s32[], f32[8]{0}) while(%p), body=%body, backend_config={"known_trip_count":{"n":"5"}}
-          ROOT %y = (f32[4]{0}, f32[2]{0}) fusion(%w), metadata={op_name="f/b"}, backend_config={"estimated_cycles":"3"}
-        }
-        """
-    )
-    found = list(tpu_cost.operations(hlo))
-    assert [(op.source, op.times, op.cycles) for op in found] == [("f/neg", 5, 50), ("f/b", 1, 3)]
-    assert found[0].shape == "f32[8]"
 
 
 def test_multiply_accumulates():

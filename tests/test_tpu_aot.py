@@ -148,3 +148,24 @@ def test_estimates_of_the_benchmark():
     for program in found["programs"].values():
         assert program["milliseconds"] > max(program["flops_milliseconds"], 0.01)
         assert program["megacycles"] > 0
+
+
+def test_estimate_of_a_recipe():
+    """`python -m train aot` with prompts in the loop on tiny models: memory, collectives, time."""
+    found = compile_for_tpu(
+        """
+        import dataclasses
+        from train.aot import describe, estimate, per_chip
+        from train.recipe import get_recipe
+
+        recipe = per_chip(get_recipe("smoke", ["dtype=bfloat16"]), "v5e:2x4", 2)
+        found = estimate(recipe, "v5e:2x4", teacher="tiny_vit_sam")
+        print(describe(found))
+        print(json.dumps(dataclasses.asdict(found)))
+        """
+    )
+    assert (found["chips"], found["batch_size"]) == (8, 16)
+    assert found["collectives"]["all-reduce"][1] > 4 * 50_000  # float32 gradients
+    assert 0 < found["arguments"] + found["temporaries"] < 1e9
+    assert found["milliseconds"] > 0
+    assert sum(found["parts"].values()) == pytest.approx(1)

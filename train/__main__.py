@@ -148,6 +148,35 @@ def export(
     print(f"{out}: step {step}, {form} form")
 
 
+@app.command(name="aot")
+def aot(
+    recipe: Annotated[str, tyro.conf.Positional],
+    *,
+    topology: str = "v5e:2x4",
+    photos_per_chip: int | None = None,
+    teacher: str = "sam_vit_h",
+    cached: bool = False,
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+) -> None:
+    """Compile a recipe's step for a TPU slice, without a TPU: memory, collectives, estimated time.
+
+    Args:
+      recipe: Its name, or a recipe.json.
+      topology: The slice, such as v5e:4x4 or v6e:2x4.
+      photos_per_chip: In place of the recipe's batch size.
+      teacher: The teacher's preset.
+      cached: Embeddings of the teacher come from a cache.
+      settings: As for `distill`.
+    """
+    from .aot import describe, estimate, per_chip
+    from .recipe import get_recipe
+
+    chosen = get_recipe(recipe, settings)
+    if photos_per_chip is not None:
+        chosen = per_chip(chosen, topology, photos_per_chip)
+    print(describe(estimate(chosen, topology, teacher=teacher, cached=cached)))
+
+
 @app.command(name="recipes")
 def recipes() -> None:
     """List the recipes."""

@@ -12,10 +12,9 @@ from repvit_sam_jax import __version__, checkpoint, reparam
 from repvit_sam_jax.config import Form
 
 from .checkpoints import Checkpoints
-from .loop import abstract_state
 from .optim import make_optimizer
 from .recipe import from_json
-from .state import make_student
+from .state import abstract_state, make_student
 
 
 def export(run: Path, out: Path, *, form: Form = "deploy", which: Literal["best", "latest"] | int = "latest") -> int:

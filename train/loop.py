@@ -33,9 +33,9 @@ from .checkpoints import Checkpoints
 from .embeddings import EmbeddingCache
 from .optim import make_optimizer
 from .recipe import Recipe, from_json, to_json
-from .state import BATCH, TrainState, abstract, create, initial_params, make_mesh, make_student, place
+from .state import BATCH, TrainState, abstract, abstract_state, create, initial_params, make_mesh, make_student, place
 from .step import make_step
-from .teacher import Teacher, load_teacher
+from .teacher import Teacher, load_teacher, needed_params
 
 EVALUATED = 256
 """Photos of the held-out source that an evaluation takes, at most."""
@@ -111,7 +111,7 @@ def train(
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run / "checkpoints", recipe.keep))
         state = _start(recipe, student, teacher, mesh, optimizer, checkpoints)
-        teacher_params = _teacher_params(recipe, teacher, cache, mesh)
+        teacher_params = _teacher_params(recipe, teacher, cached=cache is not None, mesh=mesh)
         first = int(state.step)
         config = data.ExampleConfig(
             student.config.image_size,
@@ -189,16 +189,12 @@ def _start(
     return place(mesh, state)
 
 
-def abstract_state(recipe: Recipe, student: Sam, optimizer: Any) -> TrainState:
-    """Shapes of the state."""
-    return jax.eval_shape(lambda params: create(recipe, params, optimizer), student.abstract_params())
-
-
-def _teacher_params(recipe: Recipe, teacher: Teacher | None, cache: Any, mesh: Mesh) -> Params | None:
-    """The teacher's params on the mesh; without its encoder if nothing asks for it."""
+def _teacher_params(recipe: Recipe, teacher: Teacher | None, *, cached: bool, mesh: Mesh) -> Params | None:
+    """What the step needs of the teacher, on the mesh."""
     if teacher is None or not recipe.needs_teacher:
         return None
-    return place(mesh, teacher.params)
+    needed = needed_params(teacher.params, encoder=not cached, decoder=recipe.asks_teacher)
+    return None if needed is None else place(mesh, needed)
 
 
 def _evaluation(

@@ -147,7 +147,12 @@ class Recipe:
     @property
     def needs_teacher(self) -> bool:
         """Whether any target comes from the teacher."""
-        return self.losses.embeddings or (self.losses.masks and self.prompting.targets == "teacher")
+        return self.losses.embeddings or self.asks_teacher
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher answers prompts."""
+        return self.losses.masks and self.prompting.targets == "teacher"
 
     @property
     def num_masks(self) -> int:

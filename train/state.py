@@ -105,6 +105,11 @@ def create(recipe: Recipe, params: Params, optimizer: optax.GradientTransformati
     return TrainState(jnp.zeros((), jnp.int32), trained, frozen, batch_stats, optimizer.init(trained), average)
 
 
+def abstract_state(recipe: Recipe, student: Sam, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes of the state."""
+    return jax.eval_shape(lambda params: create(recipe, params, optimizer), student.abstract_params())
+
+
 def make_mesh(recipe: Recipe, devices: Any = None) -> Mesh:
     """All devices as (data, fsdp).
 

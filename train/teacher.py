@@ -56,6 +56,21 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
     return Teacher(model, _compact(jax.tree.map(np.asarray, params), model.compute_dtype), identity)
 
 
+def abstract_teacher(
+    preset: str, image_size: int, dtype: Literal["float32", "bfloat16"] = "bfloat16"
+) -> tuple[Sam, Params]:
+    """A teacher without weights: shapes and dtypes of what `load_teacher` gives."""
+    model = Sam(get_config(preset, image_size), "deploy", dtype)
+    return model, jax.eval_shape(lambda params: _compact(params, model.compute_dtype), model.abstract_params())
+
+
+def needed_params(params: Params, *, encoder: bool, decoder: bool) -> Params | None:
+    """A teacher's params for running its encoder, decoding with it, or both; scalars stand for an idle encoder."""
+    if encoder or not decoder:
+        return params if encoder else None
+    return {**params, "image_encoder": jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), params["image_encoder"])}
+
+
 def _compact(params: Params, dtype: jnp.dtype) -> Params:
     """Kernels of the image encoder in `dtype`: every product rounds them to it anyway."""
     shrink = lambda path, leaf: leaf.astype(dtype) if path[-1].key == "kernel" else leaf

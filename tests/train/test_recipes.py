@@ -1,0 +1,139 @@
+"""Recipes: what can be set, what is refused, and that every one of them fits together at full size."""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from train import __main__ as command
+from train import aot
+from train.optim import make_optimizer
+from train.recipe import from_json, get_recipe, recipes, to_json
+from train.state import abstract_state, make_student
+from train.step import make_step
+from train.teacher import abstract_teacher, needed_params
+
+
+def test_settings():
+    recipe = get_recipe(
+        "edgesam_stage2",
+        [
+            "optimizer.learning_rate=2e-3",
+            "optimizer.clip_norm=None",
+            "trained=image_encoder",
+            "losses.padding=true",
+            "steps=7",
+            "prompting.targets=ground_truth",
+            "init=x.safetensors",
+            "image_size=512",
+            "dtype=float32",
+        ],
+    )
+    assert recipe.optimizer.learning_rate == 2e-3
+    assert recipe.optimizer.clip_norm is None
+    assert recipe.trained == ("image_encoder",)
+    assert recipe.losses.padding is True
+    assert (recipe.steps, recipe.epochs) == (7, None)
+    assert (recipe.init, recipe.image_size, recipe.dtype) == ("x.safetensors", 512, "float32")
+    assert recipe.prompting == dataclasses.replace(recipes()["edgesam_stage2"].prompting, targets="ground_truth")
+    assert not recipe.needs_teacher
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optimizer.momentum=1", "recipes have no field 'optimizer.momentum'; Optimizer has learning_rate, final"),
+        ("batch=1", "recipes have no field 'batch'; Recipe has name, student"),
+        ("losses=1", "losses is a group of fields: set one of mse, cosine"),
+        ("batch_size=many", "batch_size takes int, got 'many'"),
+        ("dtype=float16", r"dtype takes \('float32', 'bfloat16'\), got 'float16'"),
+        ("losses.padding=perhaps", "losses.padding takes bool, got 'perhaps'"),
+        ("batch_size", "--set takes key=value, got 'batch_size'"),
+        ("batch_size=0", "batch_size must be positive, got 0"),
+        ("prompting.rounds=0", "rounds must be positive, got 0"),
+        ("micro_batches=3", "batch_size 8 is not divisible by micro_batches 3"),
+        ("trained=neck", r"trained names parts of the student, got \('neck',\)"),
+    ],
+)
+def test_bad_settings(setting, message):
+    with pytest.raises(ValueError, match=message):
+        get_recipe("smoke", [setting])
+
+
+def test_both_lengths_and_no_loss_are_refused():
+    with pytest.raises(ValueError, match="set one of epochs and steps"):
+        get_recipe("smoke", ["steps=3", "epochs=1"])
+    with pytest.raises(ValueError, match="all losses have weight 0"):
+        get_recipe("repvit_sam_paper", ["losses.mse=0"])
+    with pytest.raises(ValueError, match=r"no recipe 'sam'; there are .*edgesam_stage1, .*smoke"):
+        get_recipe("sam")
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_json(name, tmp_path):
+    recipe = recipes()[name]
+    (tmp_path / "recipe.json").write_text(to_json(recipe))
+    assert get_recipe(str(tmp_path / "recipe.json")) == recipe
+    damaged = json.loads(to_json(recipe))
+    del damaged["losses"]
+    with pytest.raises(ValueError, match="not a recipe of this version"):
+        from_json(json.dumps(damaged))
+
+
+def test_length():
+    assert recipes()["repvit_sam_paper"].num_steps(112_000) == 112_000
+    assert recipes()["smoke"].num_steps(112_000) == 40
+
+
+@pytest.mark.parametrize(("name", "cached"), [("repvit_sam_paper", True), ("edgesam_stage2", True), ("smoke", False)])
+def test_the_step_fits_together(name, cached):
+    """Shapes alone, at full size, with the published teacher."""
+    recipe = recipes()[name]
+    student = make_student(recipe)
+    preset = "tiny_vit_sam" if name == "smoke" else "sam_vit_h"
+    teacher, params = abstract_teacher(preset, student.config.image_size, recipe.dtype)
+    params = needed_params(params, encoder=not cached, decoder=recipe.asks_teacher)
+    state = abstract_state(recipe, student, make_optimizer(recipe.optimizer, 10))
+    here = SingleDeviceSharding(jax.devices()[0])
+    batch = aot._abstract_batch(recipe, student.config.image_size, here, cached, student)
+    after, metrics = jax.eval_shape(make_step(recipe, student, teacher, 10), state, params, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    assert {metric.shape for metric in metrics.values()} == {()}
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+    command.main()
+
+
+def test_commands(monkeypatch, capsys, photos, tmp_path):
+    """Embed, distil for a step, export; and an expected error is one line."""
+    settings = ["--set", "steps=1", "losses.bce=0", "losses.dice=0", "trained=image_encoder", "batch_size=4"]
+    run(monkeypatch, "recipes")
+    assert "edgesam_stage2: repvit_sam, prompts in the loop" in capsys.readouterr().out
+    cache = ["random:tiny_vit_sam", tmp_path / "cache", "--data", photos, "--image-size", 128, "--dtype", "float32"]
+    run(monkeypatch, "embed", *cache)
+    assert "24 photos" in capsys.readouterr().out
+    run(
+        monkeypatch,
+        "distill",
+        "smoke",
+        tmp_path / "run",
+        "--data",
+        photos,
+        "--embeddings",
+        tmp_path / "cache",
+        *settings,
+    )
+    run(monkeypatch, "export", tmp_path / "run", tmp_path / "out.safetensors")
+    assert "step 1, deploy form" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as exit_:
+        run(monkeypatch, "distill", "smoke", tmp_path / "other", "--data", tmp_path / "nowhere")
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "nowhere" in error
