@@ -14,11 +14,29 @@ pytestmark = pytest.mark.torch
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == ["automatic_mask_generator", "predictor"]
+    assert [path.stem for path in NOTEBOOKS] == ["automatic_mask_generator", "distillation", "predictor"]
+
+
+def execute(path, folder):
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "committed without outputs"
+    folder.mkdir()
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    return notebook
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_distillation_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    printed = str([cell.outputs for cell in execute(NOTEBOOKS[1], tmp_path / "notebooks").cells if "outputs" in cell])
+    assert printed.count("steps done: 30") == 2
+    assert "run of another recipe" in printed
 
 
 @pytest.mark.parametrize("with_weights", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [NOTEBOOKS[0], NOTEBOOKS[2]], ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore")
 def test_notebook_runs(path, with_weights, tiny_train, tmp_path, monkeypatch):
     """With a converted checkpoint where the README puts it, and with random weights."""
@@ -27,11 +45,6 @@ def test_notebook_runs(path, with_weights, tiny_train, tmp_path, monkeypatch):
         checkpoint.save(tmp_path / "weights" / "repvit_sam.safetensors", tiny_train[1], metadata)
     monkeypatch.setenv("REPVIT_SAM_PRESET", "tiny")
     monkeypatch.setenv("MPLBACKEND", "agg")
-    notebook = nbformat.read(path, as_version=4)
-    assert not any(cell.get("outputs") for cell in notebook.cells), "committed without outputs"
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    notebook = execute(path, tmp_path / "notebooks")
     printed = "".join(output.get("text", "") for output in notebook.cells[2].outputs)
     assert ("RANDOM" in printed) != with_weights

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from . import tpu
 from .optim import make_optimizer
@@ -60,8 +61,9 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
     Raises:
       FileNotFoundError, ValueError: as `tpu.devices` and `state.make_mesh`; and if the program does not fit the chips.
     """
-    devices = tpu.devices(topology)
     chip = topology.partition(":")[0]
+    tpu.chip_info(chip)
+    devices = tpu.devices(topology)
     mesh = make_mesh(recipe, devices)
     student = make_student(recipe)
     model, teacher_params = None, None
@@ -69,9 +71,10 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
         model, shapes = abstract_teacher(teacher, student.config.image_size, recipe.dtype)
         needed = needed_params(shapes, encoder=not cached, decoder=recipe.asks_teacher)
         teacher_params = None if needed is None else abstract(mesh, needed)
-    state = abstract(mesh, abstract_state(recipe, student, make_optimizer(recipe.optimizer, STEPS)))
+    state = abstract(mesh, abstract_state(recipe, student, make_optimizer(recipe, STEPS)))
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state), NamedSharding(mesh, PartitionSpec())
     batch = _abstract_batch(recipe, student.config.image_size, NamedSharding(mesh, BATCH), cached, student)
-    step = jax.jit(make_step(recipe, student, model, STEPS), donate_argnums=0)
+    step = jax.jit(make_step(recipe, student, model, STEPS), donate_argnums=0, out_shardings=placed)
     try:
         compiled: Any = step.lower(state, teacher_params, batch).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -164,4 +167,6 @@ def describe(found: Estimate) -> str:
 
 def per_chip(recipe: Recipe, topology: str, photos: int) -> Recipe:
     """The recipe with so many photos a chip."""
+    if not re.fullmatch(r"\w+:\d+(x\d+)+", topology):
+        raise ValueError(f"a topology is a chip and the sides of a slice, such as v5e:4x4, got {topology!r}")
     return dataclasses.replace(recipe, batch_size=photos * math.prod(map(int, topology.partition(":")[2].split("x"))))

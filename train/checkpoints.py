@@ -17,17 +17,24 @@ _policies = ocp.training.preservation_policies
 class Checkpoints:
     """The folder `checkpoints` of a run. Closing waits for what is being written."""
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        """Args: `keep`, how many of the latest checkpoints stay; the one with the best score stays besides."""
+    def __init__(self, folder: Path, keep: int = 2, *, write: bool = False) -> None:
+        """Open them.
+
+        Args:
+          folder: where they are; made if `write`.
+          keep: how many of the latest stay; the one with the best score stays besides.
+          write: whether this is the run itself, which also removes what an interrupted write left.
+        """
         latest = _policies.LatestN(keep)
         best = _policies.BestN(
             get_metric_fn=lambda metrics: metrics["score"], n=1, keep_checkpoints_without_metrics=False
         )
-        folder.mkdir(parents=True, exist_ok=True)
+        if write:
+            folder.mkdir(parents=True, exist_ok=True)
         self._orbax = ocp.training.Checkpointer(
             folder.absolute(),
             preservation_policy=_policies.AnyPreservationPolicy([latest, best]),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=write,
         )
 
     def __enter__(self) -> Checkpoints:
@@ -55,8 +62,6 @@ class Checkpoints:
         """
         self.wait()
         step = int(state.step)
-        if step == self.latest:
-            return
         metrics = None if score is None else {"score": score}
         self._saving = self._orbax.save_checkpointables_async(step, _parts(state), force=True, metrics=metrics)
 

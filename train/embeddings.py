@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,12 @@ class EmbeddingCache:
         if not done.all():
             raise ValueError(f"{folder} lacks {np.count_nonzero(done == 0)} of {len(done)} photos: run embed again")
         self._done = done
-        self._shards = [np.load(path, mmap_mode="r") for path in _shards(folder, len(source))]
+        self._shards = []
+        for path in _shards(folder, len(source)):
+            try:
+                self._shards.append(np.load(path, mmap_mode="r"))
+            except ValueError as error:
+                raise ValueError(f"{path} is damaged: {error}; remove the cache and make it again") from error
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         """Embeddings [N, h, w, C] of photos by number. Raises ValueError for one that was damaged when it was made."""
@@ -101,6 +107,9 @@ def embed(
         for i, path in enumerate(_shards(folder, len(source))):
             rows = min(SHARD, len(source) - i * SHARD)
             np.lib.format.open_memmap(path, "w+", np.float16, (rows, *shape)).flush()
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, where writing to a map would be a crash
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         np.save(folder / "done.npy", np.zeros(len(source), np.uint8))
         # Last, so that a folder with it is whole.
         write_atomically(folder / "meta.json", lambda temporary: temporary.write_text(json.dumps(meta, indent=1)))

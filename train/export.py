@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -37,12 +38,13 @@ def export(run: Path, out: Path, *, form: Form = "deploy", which: Literal["best"
         raise FileNotFoundError(f"{run} is no run: it has no recipe.json")
     recipe = from_json((run / "recipe.json").read_text())
     student = make_student(recipe)
-    target = abstract_state(recipe, student, make_optimizer(recipe.optimizer, recipe.steps or 1))
+    target = abstract_state(recipe, student, make_optimizer(recipe, recipe.steps or 1))
     with Checkpoints(run / "checkpoints", recipe.keep) as checkpoints:
         step = {"best": checkpoints.best, "latest": checkpoints.latest}.get(which, which)  # type: ignore[arg-type]
         if not isinstance(step, int):
             raise ValueError(f"{run} has no {which} checkpoint" + (", for it never was evaluated" * (which == "best")))
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        target = dataclasses.replace(target, opt_state=())  # not needed, so not read
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), target)
         params = jax.tree.map(np.asarray, checkpoints.restore(target, step).result)
     if form == "deploy" and student.config.has_batch_norm:

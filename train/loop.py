@@ -32,13 +32,24 @@ from . import data
 from .checkpoints import Checkpoints
 from .embeddings import EmbeddingCache
 from .optim import make_optimizer
-from .recipe import Recipe, from_json, to_json
-from .state import BATCH, TrainState, abstract, abstract_state, create, initial_params, make_mesh, make_student, place
+from .recipe import OPERATIONAL, Recipe, to_json
+from .state import (
+    BATCH,
+    TrainState,
+    abstract,
+    abstract_state,
+    create,
+    initial_params,
+    make_mesh,
+    make_student,
+    place,
+    shardings,
+)
 from .step import make_step
 from .teacher import Teacher, load_teacher, needed_params
 
 EVALUATED = 256
-"""Photos of the held-out source that an evaluation takes, at most."""
+"""Photos of the held-out source that an evaluation takes, at most, but whole batches."""
 
 SCORE = ("box", "centre")
 """The kinds of prompts whose mean IoU, with one weight each, tells which checkpoint is best."""
@@ -54,7 +65,7 @@ class Inputs:
 
     Attributes:
       photos: what `train.data.open_source` takes.
-      held_out: likewise, with masks; None for no evaluation.
+      held_out: likewise, with masks; empty for no evaluation.
       embeddings: folder of a cache of the teacher's embeddings of `photos`, or None.
       strict: stop at a damaged record.
       reading: threads and workers of the input; processes are filled in.
@@ -95,21 +106,26 @@ def train(
     """
     source = data.open_source(inputs.photos)
     num_steps = recipe.num_steps(len(source))
-    _claim(run, recipe, {"photos": source.fingerprint, "num_photos": len(source)})
     mesh = make_mesh(recipe)
     student = make_student(recipe)
     teacher = load_teacher(recipe.teacher, student.config.image_size, recipe.dtype) if recipe.teacher else None
     if teacher is None and recipe.needs_teacher:
         raise ValueError(f"recipe {recipe.name} needs a teacher: --set teacher=FILE.safetensors")
+    about = {"photos": source.fingerprint, "num_photos": len(source), "teacher": teacher and teacher.identity}
+    _claim(run, recipe, about)
     cache = None
     if inputs.embeddings is not None:
-        if teacher is None or recipe.flip_probability:
+        if teacher is None or not recipe.needs_teacher or recipe.flip_probability:
             raise ValueError("a cache of embeddings needs the teacher that made it, and photos that are not flipped")
         cache = EmbeddingCache(inputs.embeddings, teacher, source)
-    optimizer = make_optimizer(recipe.optimizer, num_steps)
-    step = jax.jit(make_step(recipe, student, teacher.model if teacher else None, num_steps), donate_argnums=0)
+    optimizer = make_optimizer(recipe, num_steps)
+    step = jax.jit(
+        make_step(recipe, student, teacher.model if teacher else None, num_steps),
+        donate_argnums=0,
+        out_shardings=(shardings(mesh, abstract_state(recipe, student, optimizer)), NamedSharding(mesh, P())),
+    )
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(run / "checkpoints", recipe.keep))
+        checkpoints = stack.enter_context(Checkpoints(run / "checkpoints", recipe.keep, write=True))
         state = _start(recipe, student, teacher, mesh, optimizer, checkpoints)
         teacher_params = _teacher_params(recipe, teacher, cached=cache is not None, mesh=mesh)
         first = int(state.step)
@@ -129,21 +145,24 @@ def train(
         batches = stack.enter_context(contextlib.closing(data.to_device(local, NamedSharding(mesh, BATCH))))
         stopping = stack.enter_context(_preemption())
         log = stack.enter_context(contextlib.closing(_Log(run, recipe, num_steps, first, tensorboard)))
-        evaluate = _evaluation(recipe, student, teacher, inputs)
+        evaluate = _evaluation(recipe, student, teacher, inputs, mesh)
+        profiler = stack.enter_context(contextlib.ExitStack())
         for number in range(first, num_steps):
-            if profile is not None and number in (profile, profile + 5):
-                _toggle_profiler(run, number == profile)
+            if number == profile:
+                profiler.enter_context(jax.profiler.trace(str(run / "profile")))
             started = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - started
             state, metrics = step(state, teacher_params, batch)
             done = number + 1
             log.add(done, metrics, batch["index"], waited)
-            score = None
-            if evaluate is not None and (done % recipe.evaluate_every == 0 or done == num_steps):
+            if profile is not None and number == profile + 4:
+                jax.block_until_ready(metrics)
+                profiler.close()
+            score, leave = None, stopping(done)
+            if evaluate is not None and not leave and (done % recipe.evaluate_every == 0 or done == num_steps):
                 log.check()
                 score = log.evaluation(done, evaluate(state))
-            leave = stopping(done)
             if done % recipe.checkpoint_every == 0 or done == num_steps or score is not None or leave:
                 log.check()
                 checkpoints.save(state, score)
@@ -157,25 +176,25 @@ def train(
 
 def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
     """Write what the run is made of, or check that it is the same as before."""
-    texts = {"recipe.json": to_json(recipe), "inputs.json": json.dumps(about, indent=1)}
+    now = {"recipe.json": json.loads(to_json(recipe)), "inputs.json": dict(about)}
+    texts = {name: json.dumps(values, indent=1) for name, values in now.items()}
+    main = jax.process_index() == 0
     for name, text in texts.items():
-        path = run / name
-        if not path.exists():
-            if jax.process_index() == 0:
-                write_atomically(path, functools.partial(Path.write_text, data=text))
-        elif path.read_text() != text:
-            _refuse(path, text)
+        if main and not (run / name).exists():
+            write_atomically(run / name, functools.partial(Path.write_text, data=text))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("claim")
-
-
-def _refuse(path: Path, text: str) -> None:
-    if path.name == "recipe.json":
-        before, now = (dataclasses.asdict(from_json(t)) for t in (path.read_text(), text))
-    else:
-        before, now = json.loads(path.read_text()), json.loads(text)
-    changed = [f"{key}: {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
-    raise ValueError(f"{path.parent} is the run of another {path.stem}; choose a new folder\n  " + "\n  ".join(changed))
+    for name, values in now.items():
+        if not (run / name).exists():
+            raise ValueError(f"{run} is not where the first process writes to; all hosts must see the same folder")
+        before = json.loads((run / name).read_text())
+        free = OPERATIONAL if name == "recipe.json" else ()
+        changed = [key for key in values if before.get(key) != values[key] and key not in free]
+        if changed:
+            told = "\n  ".join(f"{key}: {before.get(key)!r}, now {values[key]!r}" for key in changed)
+            raise ValueError(f"{run} is the run of another {name.removesuffix('.json')}; choose a new folder\n  {told}")
+    if main and (run / "recipe.json").read_text() != texts["recipe.json"]:
+        write_atomically(run / "recipe.json", functools.partial(Path.write_text, data=texts["recipe.json"]))
 
 
 def _start(
@@ -183,10 +202,7 @@ def _start(
 ) -> TrainState:
     if checkpoints.latest is not None:
         return checkpoints.restore(abstract(mesh, abstract_state(recipe, student, optimizer)))
-    # The same values whatever the mesh: made on the host and split afterwards.
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        state = create(recipe, initial_params(recipe, student, teacher), optimizer)
-    return place(mesh, state)
+    return place(mesh, create(recipe, initial_params(recipe, student, teacher), optimizer))
 
 
 def _teacher_params(recipe: Recipe, teacher: Teacher | None, *, cached: bool, mesh: Mesh) -> Params | None:
@@ -198,41 +214,45 @@ def _teacher_params(recipe: Recipe, teacher: Teacher | None, *, cached: bool, me
 
 
 def _evaluation(
-    recipe: Recipe, student: Sam, teacher: Teacher | None, inputs: Inputs
+    recipe: Recipe, student: Sam, teacher: Teacher | None, inputs: Inputs, mesh: Mesh
 ) -> Callable[[TrainState], protocols.Result] | None:
+    """The function that evaluates a state; raises ValueError at once if the held-out photos have no masks."""
     if not inputs.held_out:
         return None
     source = data.open_source(inputs.held_out)
     config = data.ExampleConfig(student.config.image_size, recipe.prompting.num_prompts)
-    size = max(1, min(recipe.batch_size, len(source)))
+    # As many photos as a device has at work in a step.
+    size = max(1, min(recipe.batch_size // recipe.micro_batches // mesh.size, len(source)))
     count = -(-min(EVALUATED, len(source)) // size)
-    compared = None if teacher is None else (teacher.model, jax.device_put(teacher.params))
+
+    def read() -> Any:
+        return contextlib.closing(data.one_pass(source, config, size, reading=inputs.reading))
+
+    with read() as batches:
+        if not next(batches)["valid"].any():
+            raise ValueError(f"the first photos of {', '.join(inputs.held_out)} have no masks to evaluate on")
 
     def evaluate(state: TrainState) -> protocols.Result:
         # Each process evaluates all photos, on its first device: nothing has to be gathered.
         params = _gathered(state.result)
-        read = data.one_pass(source, config, size, reading=inputs.reading)
-        with contextlib.closing(read):
-            return protocols.evaluate(student, params, itertools.islice(read, count), teacher=compared)
+        compared = None if teacher is None else (teacher.model, jax.device_put(teacher.params, jax.local_devices()[0]))
+        with read() as batches:
+            return protocols.evaluate(student, params, itertools.islice(batches, count), teacher=compared)
 
     return evaluate
 
 
 def _gathered(params: Params) -> Params:
-    """Params whole on one device of this process."""
-    first = jax.tree.leaves(params)[0]
-    if len(first.sharding.device_set) == 1:
-        return params
-    mesh = first.sharding.mesh
-    whole = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))(params)
-    return jax.device_put(jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), whole), jax.local_devices()[0])
+    """Params whole on the first device of this process."""
+    first = jax.local_devices()[0]
+    if jax.process_count() == 1:
+        return jax.device_put(params, first)
+    whole = jax.jit(_same, out_shardings=NamedSharding(jax.tree.leaves(params)[0].sharding.mesh, P()))(params)
+    return jax.device_put(jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), whole), first)
 
 
-def _toggle_profiler(run: Path, start: bool) -> None:
-    if start:
-        jax.profiler.start_trace(str(run / "profile"))
-    else:
-        jax.profiler.stop_trace()
+def _same(tree: Any) -> Any:
+    return tree
 
 
 @contextlib.contextmanager
@@ -260,8 +280,21 @@ class _Log:
         self._main = jax.process_index() == 0
         self._steps: list[tuple[int, dict[str, jax.Array], jax.Array]] = []
         self._waited, self._since, self._skipped = 0.0, time.perf_counter(), 0
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            self._skipped = max(self._skipped, self._truncate(run / name, first))
         self._bar = tqdm(total=num_steps, initial=first, unit="step", disable=not self._main, file=sys.stderr)
         self._board = _tensorboard(run) if tensorboard and self._main else None
+
+    def _truncate(self, path: Path, last: int) -> int:
+        """Forget what a killed run wrote after the step that it goes on from; returns the photos skipped until then."""
+        if not path.exists():
+            return 0
+        whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in whole if json.loads(line)["step"] <= last]
+        if self._main:
+            text = "".join(line + os.linesep for line in kept)
+            write_atomically(path, functools.partial(Path.write_text, data=text))
+        return json.loads(kept[-1]).get("skipped", 0) if kept else 0
 
     def add(self, step: int, metrics: dict[str, jax.Array], index: jax.Array, waited: float) -> None:
         self._steps.append((step, metrics, index))
@@ -281,7 +314,8 @@ class _Log:
                 raise TrainingError(
                     f"step {step}: the loss is {metrics['loss']}, the norm of its gradient {metrics['grad_norm']}; the "
                     f"photos of this process were number {', '.join(map(str, local))} of the source. "
-                    "Start again from the last checkpoint, with a lower learning rate or without these photos"
+                    "To go on with a lower learning rate or without these photos, export the last checkpoint in "
+                    "training form and start a new run from it (init)"
                 )
         elapsed = time.perf_counter() - self._since
         count = len(values)
@@ -301,6 +335,8 @@ class _Log:
     def evaluation(self, step: int, result: protocols.Result) -> float:
         """Write a result; returns its score."""
         score = float(np.mean([result["ground_truth"][kind]["all"] for kind in SCORE]))
+        if jax.process_count() > 1:  # the same in all processes, to the last bit
+            score = float(multihost_utils.broadcast_one_to_all(np.float32(score)))
         self._write("evaluations.jsonl", {"step": step, "score": score, **result})
         self.note(f"step {step}\n{protocols.table(result)}")
         self._since = time.perf_counter()

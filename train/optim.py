@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Collection
 from typing import Any
 
 import jax
 import optax
 
-from .recipe import Optimizer
+from .recipe import Optimizer, Recipe
+
+UNUSED = {"mask_downscaling", "head"}
+"""Parts that no loss here reaches: of mask prompts, and MobileSAM's classification head."""
 
 
 def make_schedule(optimizer: Optimizer, num_steps: int) -> optax.Schedule:
@@ -22,20 +27,30 @@ def make_schedule(optimizer: Optimizer, num_steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(optimizer: Optimizer, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(recipe: Recipe, num_steps: int) -> optax.GradientTransformation:
     """Clipping, then AdamW under `make_schedule`."""
+    optimizer = recipe.optimizer
+    unused = UNUSED if recipe.losses.iou else UNUSED | {"iou_head"}
     adamw = optax.adamw(
         make_schedule(optimizer, num_steps),
         b1=optimizer.b1,
         b2=optimizer.b2,
         weight_decay=optimizer.weight_decay,
-        mask=decays,
+        mask=functools.partial(decays, unused=unused),
     )
     if optimizer.clip_norm is None:
         return adamw
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), adamw)
 
 
-def decays(params: Any) -> Any:
-    """For each leaf, whether weights decay: kernels do; biases, scales, tokens and positions do not."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+def decays(params: Any, unused: Collection[str] = ()) -> Any:
+    """For each leaf, whether weights decay: kernels do; biases, scales, tokens and positions do not.
+
+    Nor do kernels in a part called as one of `unused`: without a gradient, decay alone would wear them away.
+    """
+
+    def one(path: Any, _: Any) -> bool:
+        names = [entry.key for entry in path]
+        return names[-1] == "kernel" and not set(names) & set(unused)
+
+    return jax.tree_util.tree_map_with_path(one, params)

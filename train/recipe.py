@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+OPERATIONAL = ("teacher", "fsdp", "remat", "log_every", "checkpoint_every", "evaluate_every", "keep")
+"""Fields that may change while a run goes on: results do not depend on them. A teacher may move, not change."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
@@ -138,6 +141,16 @@ class Recipe:
                 f"recipe {self.name}: batch_size {self.batch_size} is not divisible by micro_batches "
                 f"{self.micro_batches}"
             )
+        for name, value in (
+            ("optimizer.warmup", self.optimizer.warmup),
+            ("optimizer.ema_decay", self.optimizer.ema_decay or 0),
+            ("prompting.box_probability", self.prompting.box_probability),
+            ("flip_probability", self.flip_probability),
+        ):
+            if not 0 <= value <= 1:
+                raise ValueError(f"recipe {self.name}: {name} must be from 0 to 1, got {value}")
+        if self.losses.iou and not (self.losses.bce or self.losses.dice):
+            raise ValueError(f"recipe {self.name}: losses.iou needs losses.bce or losses.dice, which choose the masks")
         unknown = set(self.trained) - {"image_encoder", "mask_decoder", "prompt_encoder"}
         if unknown or not self.trained:
             raise ValueError(f"recipe {self.name}: trained names parts of the student, got {self.trained}")

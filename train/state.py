@@ -51,11 +51,6 @@ class TrainState:
     average: tuple[Params, Params] | None
 
     @property
-    def params(self) -> Params:
-        """The student's, in the form that `Sam` takes."""
-        return join(self.trained, self.frozen, self.batch_stats)
-
-    @property
     def result(self) -> Params:
         """The params to evaluate and to export: the average if there is one."""
         trained, batch_stats = (self.trained, self.batch_stats) if self.average is None else self.average
@@ -116,7 +111,9 @@ def make_mesh(recipe: Recipe, devices: Any = None) -> Mesh:
     Raises:
       ValueError: fsdp does not divide the number of devices, or these the photos that are at work at once.
     """
-    devices = np.array(jax.devices() if devices is None else devices)
+    devices = jax.devices() if devices is None else devices
+    # Blocks of a batch lie in the order of the processes that read them.
+    devices = np.array(sorted(devices, key=lambda device: (device.process_index, device.id)))
     if devices.size % recipe.fsdp:
         raise ValueError(f"fsdp={recipe.fsdp} does not divide {devices.size} devices")
     if recipe.batch_size // recipe.micro_batches % devices.size:

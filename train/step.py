@@ -38,7 +38,7 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
 
     Metrics are scalars: `loss` and its parts, `learning_rate`, `grad_norm` (before clipping), `update_norm`, `skipped`.
     """
-    optimizer = make_optimizer(recipe.optimizer, num_steps)
+    optimizer = make_optimizer(recipe, num_steps)
     schedule = make_schedule(recipe.optimizer, num_steps)
     loss = functools.partial(_loss, recipe, student, teacher)
 
@@ -63,7 +63,10 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
         average = state.average
         decay = recipe.optimizer.ema_decay
         if decay is not None:
-            follow = lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype)
+            # As long as there are few steps, their mean: the start is forgotten soon.
+            rate = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+            floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
+            follow = lambda old, new: rate * old + (1 - rate) * new if floating(old) else new
             average = jax.tree.map(follow, average, (trained, batch_stats))
         new = TrainState(state.step + 1, trained, state.frozen, batch_stats, opt_state, average)
         return new, metrics
@@ -105,6 +108,8 @@ def _loss(
     """The weighted sum of the losses; and its parts, and the new running statistics."""
     images = transforms.normalize(batch["image"], batch["size"])
     encode = student.encode_train
+    if "image_encoder" not in recipe.trained:  # frozen, its running statistics too
+        encode = lambda params, images: (student.encode(params, images), batch_stats)
     if recipe.remat != "none":
         policy = jax.checkpoint_policies.dots_saveable if recipe.remat == "dots" else None
         encode = jax.checkpoint(encode, policy=policy)

@@ -11,13 +11,18 @@ from train.recipe import Losses, Optimizer, Prompting, Recipe
 _DECODER = config.MaskDecoderConfig(
     embed_dim=16, depth=1, num_heads=2, mlp_dim=32, iou_head_hidden_dim=16, mask_in_channels=4
 )
-for _preset in (
+PRESETS = (
     config.SamConfig("micro", config.RepViTConfig((8, 8, 16, 16), (1, 1, 1, 1)), _DECODER, image_size=64),
     config.SamConfig(
         "micro_vit", config.ViTConfig(16, 2, 2, (1,), window_size=2, grid_size=4, mlp_ratio=2), _DECODER, image_size=64
     ),
-):
-    config.PRESETS[_preset.name] = config.MODELS[_preset.name] = _preset
+)
+
+
+def register() -> None:
+    """Let `get_config` find them."""
+    config.MODELS.update({preset.name: preset for preset in PRESETS})
+
 
 ENCODER = Recipe(
     name="micro",
@@ -45,6 +50,7 @@ def main() -> None:
     run, photos, about = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     import jax
 
+    register()
     jax.config.update("jax_default_matmul_precision", "highest")  # as in conftest.py
     if about.get("processes", 1) > 1:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")

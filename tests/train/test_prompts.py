@@ -208,7 +208,8 @@ def test_draws_do_not_depend_on_the_sharding():
             second = prompts.add_point(jax.random.key(4), first, ~batch["masks"], batch["masks"])
             valid = valid_positions(batch["size"], 8, 128)
             logits = 2.0 * batch["masks"][:, :, None] - 1.5
-            dice = losses.mask_dice(logits, batch["masks"][:, ::-1, None], batch["valid"])
+            dice = losses.mask_dice(logits, batch["masks"][:, ::-1, None])
+            dice = losses.weighted_mean(dice, batch["valid"][:, :, None])
             return (first, second), (losses.embedding_mse(student, teacher, valid), dice)
 
         expected = jax.jit(run)(batch, *embeddings)

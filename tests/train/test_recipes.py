@@ -54,6 +54,8 @@ def test_settings():
         ("batch_size", "--set takes key=value, got 'batch_size'"),
         ("batch_size=0", "batch_size must be positive, got 0"),
         ("prompting.rounds=0", "rounds must be positive, got 0"),
+        ("optimizer.warmup=-1", "optimizer.warmup must be from 0 to 1, got -1"),
+        ("prompting.box_probability=7", "prompting.box_probability must be from 0 to 1, got 7"),
         ("micro_batches=3", "batch_size 8 is not divisible by micro_batches 3"),
         ("trained=neck", r"trained names parts of the student, got \('neck',\)"),
     ],
@@ -96,7 +98,7 @@ def test_the_step_fits_together(name, cached):
     preset = "tiny_vit_sam" if name == "smoke" else "sam_vit_h"
     teacher, params = abstract_teacher(preset, student.config.image_size, recipe.dtype)
     params = needed_params(params, encoder=not cached, decoder=recipe.asks_teacher)
-    state = abstract_state(recipe, student, make_optimizer(recipe.optimizer, 10))
+    state = abstract_state(recipe, student, make_optimizer(recipe, 10))
     here = SingleDeviceSharding(jax.devices()[0])
     batch = aot._abstract_batch(recipe, student.config.image_size, here, cached, student)
     after, metrics = jax.eval_shape(make_step(recipe, student, teacher, 10), state, params, batch)

@@ -16,7 +16,7 @@ import pytest
 from repvit_sam_jax import Prompts
 from train import data, state, step
 from train.optim import decays, make_optimizer, make_schedule
-from train.recipe import Optimizer
+from train.recipe import Losses, Optimizer
 from train.teacher import load_teacher
 
 from .micro import ENCODER, PROMPTS
@@ -26,7 +26,7 @@ def prepare(recipe):
     """Student, teacher and the state before the first step."""
     student = state.make_student(recipe)
     teacher = load_teacher(recipe.teacher, student.config.image_size, recipe.dtype)
-    start = state.create(recipe, state.initial_params(recipe, student, teacher), make_optimizer(recipe.optimizer, 8))
+    start = state.create(recipe, state.initial_params(recipe, student, teacher), make_optimizer(recipe, 8))
     return student, teacher, start
 
 
@@ -119,11 +119,15 @@ def _at(tree, path):
 def test_moving_average(prepared, batch):
     recipe = dataclasses.replace(ENCODER, optimizer=Optimizer(1e-2, ema_decay=0.75))
     student, teacher, before = prepared
-    before = state.create(recipe, before.params, make_optimizer(recipe.optimizer, 8))
+    before = state.create(recipe, before.result, make_optimizer(recipe, 8))
     after, _ = take(recipe, (student, teacher, before), batch)
+    counts = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(after.average[1]) if path[-1].key == "count"]
+    assert counts
+    assert set(map(int, counts)) == {1}
+    # The first of a few steps: (1 + 0) / (10 + 0) of the start is kept.
     for old, new, found in zip(*map(jax.tree.leaves, (before.trained, after.trained, after.average[0])), strict=True):
-        np.testing.assert_allclose(found, 0.75 * old + 0.25 * new, rtol=1e-6, atol=1e-8)
-    assert unlike(after.result["image_encoder"], after.params["image_encoder"])
+        np.testing.assert_allclose(found, 0.1 * old + 0.9 * new, rtol=1e-6, atol=1e-8)
+    assert unlike(after.result["image_encoder"], after.trained["image_encoder"])
 
 
 @pytest.mark.slow
@@ -191,9 +195,30 @@ def test_masks_that_count():
 
 
 def test_what_decays(prepared):
+    """Kernels that some loss reaches."""
     _, _, start = prepared
-    for path, decay in jax.tree_util.tree_leaves_with_path(decays(start.trained)):
-        assert decay == (path[-1].key == "kernel")
+    for path, decay in jax.tree_util.tree_leaves_with_path(decays(start.result, unused={"iou_head"})):
+        names = [entry.key for entry in path]
+        assert decay == (names[-1] == "kernel" and "iou_head" not in names)
+    still = {"mask_decoder": jax.tree.map(np.ones_like, start.result["mask_decoder"])}
+    zeros = jax.tree.map(np.zeros_like, still)
+    for weight, worn in ((0.0, False), (1.0, True)):
+        recipe = dataclasses.replace(PROMPTS, losses=dataclasses.replace(PROMPTS.losses, iou=weight))
+        optimizer = make_optimizer(recipe, 8)
+        state_, updates = optimizer.init(still), zeros
+        for _ in range(2):  # the first has a learning rate of 0
+            updates, state_ = optimizer.update(zeros, state_, still)
+        assert np.any(updates["mask_decoder"]["hypernetworks"]["0"]["layers"]["0"]["kernel"])
+        assert np.any(updates["mask_decoder"]["iou_head"]["layers"]["0"]["kernel"]) == worn
+
+
+def test_a_frozen_encoder_keeps_its_statistics(prepared, batch):
+    student, teacher, before = prepare(dataclasses.replace(PROMPTS, trained=("mask_decoder",)))
+    recipe = dataclasses.replace(PROMPTS, trained=("mask_decoder",), losses=Losses(mse=0.0, dice=1.0))
+    after, _ = take(recipe, (student, teacher, before), batch, steps=2)
+    assert not unlike(before.batch_stats, after.batch_stats)
+    assert not unlike(before.frozen, after.frozen)
+    assert unlike(before.trained, after.trained)
 
 
 def test_learning_rate():
