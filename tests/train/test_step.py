@@ -138,10 +138,11 @@ def test_sharded_equals_unsharded(batch, tmp_path):
         f"""
         import dataclasses, json, jax, numpy as np
         from jax.sharding import NamedSharding
-        from tests.train.micro import PROMPTS
+        from tests.train.micro import PROMPTS, register
         from tests.train.test_step import prepare
         from train import state, step
         jax.config.update("jax_default_matmul_precision", "highest")
+        register()
         state.SPLIT_FROM = 64
         batch = dict(np.load({str(tmp_path / "batch.npz")!r}))
         results = []
