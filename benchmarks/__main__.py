@@ -137,7 +137,8 @@ def _decoders(model: Sam, params: Params, embed: Callable[[], np.ndarray], count
     on_device = jax.device_put(embedding)
 
     def ours(name: str, model: Sam, tolerance: float) -> Candidate:
-        run = lambda: jax.block_until_ready(decode(model, params, on_device, given)[0][0])
+        kept = model.compact(params)
+        run = lambda: jax.block_until_ready(decode(model, kept, on_device, given)[0][0])
         return Candidate(name, run, "torch_fp32", tolerance)
 
     half = Sam(model.config, dtype="bfloat16")

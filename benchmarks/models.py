@@ -36,7 +36,8 @@ def encoders(config: SamConfig, params: Params, images: np.ndarray) -> list[Cand
     given = jax.device_put(images)
 
     def ours(name: str, model: Sam, tolerance: float) -> Candidate:
-        run = lambda: jax.block_until_ready(encode(model, params, given))
+        kept = model.compact(params)
+        run = lambda: jax.block_until_ready(encode(model, kept, given))
         return Candidate(name, run, "torch_fp32", tolerance)
 
     return [ours("jax_fp32", Sam(config), 5e-5), ours("jax_bf16", Sam(config, dtype="bfloat16"), 5e-2)]

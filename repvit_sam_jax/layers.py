@@ -106,10 +106,10 @@ def depthwise_conv3x3(
 
 
 def conv3x3(
-    x: Float[Array, "b h w cin"], kernel: Float[Array, "3 3 cin cout"], stride: int = 1
+    x: Float[Array, "b h w cin"], kernel: Float[Array, "3 3 cin cout"], stride: int = 1, *, pad_rows: bool = True
 ) -> Float[Array, "b h2 w2 cout"]:
-    """Dense 3x3 convolution with padding 1."""
-    strides, padding = (stride, stride), ((1, 1), (1, 1))
+    """Dense 3x3 convolution with padding 1; without `pad_rows` there is none above and below."""
+    strides, padding = (stride, stride), ((int(pad_rows),) * 2, (1, 1))
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 

@@ -54,6 +54,19 @@ class Model(abc.ABC, Generic[ConfigT]):
         """`jax.ShapeDtypeStruct`s of the parameters: the target that checkpoints are held against."""
         return jax.tree.map(lambda leaf: leaf, _abstract(self)[1])
 
+    def compact(self, params: Params) -> Params:
+        """The params with kernels stored in the precision of the arithmetic, for inference.
+
+        Every product rounds its kernel to that precision anyway, so results are the same to the last bit; in bfloat16
+        the kernels take half of the memory, and no call spends time on rounding them. Works on arrays of JAX and NumPy,
+        and under `jit`. In float32 nothing changes.
+        """
+        if self.compute_dtype == jnp.float32:
+            return params
+        rounded = _rounded_kernels(self)
+        shrink = lambda path, leaf: leaf.astype(self.compute_dtype) if tuple(k.key for k in path) in rounded else leaf
+        return jax.tree_util.tree_map_with_path(shrink, params)
+
     @property
     def compute_dtype(self) -> jnp.dtype:
         """`dtype` as an object."""
@@ -74,6 +87,17 @@ class Model(abc.ABC, Generic[ConfigT]):
         if not expects_stats and "batch_stats" in params:
             raise ValueError("these are training-form params; fuse them with repvit_sam_jax.reparam.fuse first")
         return nnx.merge(_abstract(self)[0], *split_batch_stats(params), copy=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _rounded_kernels(model: Model) -> frozenset[tuple[str, ...]]:
+    """Paths of the kernels whose layers compute in the model's precision; squeeze-excite, for one, does not."""
+    modules = nnx.merge(_abstract(model)[0], _abstract(model)[1])
+    return frozenset(
+        (*path, "kernel")
+        for path, module in nnx.iter_modules(modules)
+        if hasattr(module, "kernel") and module.dtype == model.compute_dtype
+    )
 
 
 @functools.lru_cache(maxsize=64)

@@ -23,6 +23,7 @@ from .sam import Sam
 _encode = jax.jit(Sam.encode, static_argnums=0)
 _split = jax.jit(lambda embeddings: [embeddings[i : i + 1] for i in range(len(embeddings))])
 _decode = jax.jit(Sam.decode, static_argnums=(0, 4))
+_compact = jax.jit(Sam.compact, static_argnums=0)
 
 ENCODE_BATCH = 4
 """Images that `set_image_batch` encodes at once, at most."""
@@ -50,7 +51,7 @@ class SamPredictor:
 
     def __init__(self, model: Sam, params: Params) -> None:
         self.model = model
-        self.params = params
+        self.params = params if model.dtype == "float32" else _compact(model, params)
         self.reset_image()
 
     def reset_image(self) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from repvit_sam_jax import PRESETS, Prompts, Sam, split_batch_stats
 
+from .conftest import random_params
 from .helpers import relative_rms
 
 encode = jax.jit(Sam.encode, static_argnums=0)
@@ -248,6 +249,26 @@ def test_bfloat16_computes_in_float32_what_must_be():
                 products += dtypes == {jnp.dtype("bfloat16")}
     assert seen >= {"exp", "erf", "rsqrt", "logistic", "sin", "cos", "reduce_sum"}
     assert products > 50  # and they are half-precision products
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny_vit_sam", "tiny_mobile_sam"])
+def test_compact_params_change_no_bit(preset):
+    model = Sam.from_preset(preset, dtype="bfloat16")
+    params = random_params(model)
+    kept = jax.jit(model.compact)(params)
+    sizes = [sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) for tree in (params, kept)]
+    assert sizes[1] < 0.7 * sizes[0]
+    size = model.config.image_size
+    images = np.random.default_rng(1).normal(size=(1, size, size, 3)).astype(np.float32)
+    prompts = Prompts(np.full((1, 2, 1, 2), 40.0, np.float32), np.ones((1, 2, 1), np.int32), np.ones((1, 2, 1), bool))
+
+    @jax.jit
+    def segment(params):
+        embeddings = model.encode(params, images)
+        return embeddings, model.decode(params, embeddings, prompts)
+
+    chex.assert_trees_all_equal(segment(kept), segment(params))
+    assert Sam.from_preset(preset).compact(params) is params
 
 
 def test_positional_encoding_against_float64(tiny):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from repvit_sam_jax import Sam
@@ -37,7 +36,7 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
     Args:
       spec: a .safetensors file, or `random:PRESET` for random weights, which teach nothing but serve to try things out.
       image_size: S in pixels.
-      dtype: of the arithmetic. Kernels of the image encoder are stored in it, which changes nothing in the results.
+      dtype: of the arithmetic. Kernels are stored in it, which changes nothing in the results (`Model.compact`).
 
     Raises:
       FileNotFoundError, CheckpointError: as `repvit_sam_jax.load`.
@@ -53,7 +52,7 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
         model = Sam(dataclasses.replace(config, image_size=image_size), "deploy", dtype)
         with Path(spec).open("rb") as file:
             identity = hashlib.file_digest(file, "sha256").hexdigest()
-    return Teacher(model, _compact(jax.tree.map(np.asarray, params), model.compute_dtype), identity)
+    return Teacher(model, model.compact(jax.tree.map(np.asarray, params)), identity)
 
 
 def abstract_teacher(
@@ -61,7 +60,7 @@ def abstract_teacher(
 ) -> tuple[Sam, Params]:
     """A teacher without weights: shapes and dtypes of what `load_teacher` gives."""
     model = Sam(get_config(preset, image_size), "deploy", dtype)
-    return model, jax.eval_shape(lambda params: _compact(params, model.compute_dtype), model.abstract_params())
+    return model, jax.eval_shape(model.compact, model.abstract_params())
 
 
 def needed_params(params: Params, *, encoder: bool, decoder: bool) -> Params | None:
@@ -69,9 +68,3 @@ def needed_params(params: Params, *, encoder: bool, decoder: bool) -> Params | N
     if encoder or not decoder:
         return params if encoder else None
     return {**params, "image_encoder": jax.tree.map(lambda leaf: np.zeros((), leaf.dtype), params["image_encoder"])}
-
-
-def _compact(params: Params, dtype: jnp.dtype) -> Params:
-    """Kernels of the image encoder in `dtype`: every product rounds them to it anyway."""
-    shrink = lambda path, leaf: leaf.astype(dtype) if path[-1].key == "kernel" else leaf
-    return {**params, "image_encoder": jax.tree_util.tree_map_with_path(shrink, params["image_encoder"])}
