@@ -15,10 +15,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 Stages = dict[str, Array]
 """Named intermediate activations, in the order in which they are computed."""
+
+PRODUCT, STATISTICS = "product", "statistics"
+"""Names, for rematerialisation, of what convolutions and linear layers give, and of a batch's statistics."""
 
 ConvKind = Literal["dense3x3", "depthwise3x3", "pointwise"]
 
@@ -66,7 +70,7 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch din"]) -> Float[Array, "*batch dout"]:
         dtype = self.dtype
         y = jnp.matmul(x.astype(dtype), self.kernel[...].astype(dtype), preferred_element_type=jnp.float32)
-        return (y + self.bias[...]).astype(dtype)
+        return checkpoint_name((y + self.bias[...]).astype(dtype), PRODUCT)
 
 
 def _depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
@@ -138,7 +142,7 @@ class Conv(nnx.Module):
             y = depthwise_conv3x3(x, kernel, self.stride)
         if self.bias is not None:
             y = y.astype(jnp.float32) + self.bias[...]
-        return y.astype(self.dtype)
+        return checkpoint_name(y.astype(self.dtype), PRODUCT)
 
 
 class FusedConv(Conv):
@@ -182,8 +186,8 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*batch c"], train: bool = False) -> Float[Array, "*batch c"]:
         wide = x.astype(jnp.float32)
         if train:
-            mean = _channel_mean(wide)
-            var = _channel_mean(jnp.square(wide - mean))
+            mean = checkpoint_name(_channel_mean(wide), STATISTICS)
+            var = checkpoint_name(_channel_mean(jnp.square(wide - mean)), STATISTICS)
             n = x.size // x.shape[-1]
             if n < 2:
                 raise ValueError(f"training-mode BatchNorm needs more than one value per channel, got shape {x.shape}")

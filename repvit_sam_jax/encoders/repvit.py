@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ..config import RepViTBlockConfig, RepViTConfig
 from ..layers import BatchNorm, ConvBN, FusedConv, Keys, Neck, SqueezeExcite, Stages, conv_bn, gelu, over_pixels
-from .blocks import apply_blocks
+from .blocks import Remat, apply_blocks, apply_run
 
 
 class DepthwiseScale(nnx.Module):
@@ -118,17 +118,17 @@ class RepViT(nnx.Module):
         self.blocks = nnx.Dict({str(b.index): RepViTBlock(b, **common) for b in config.blocks()})
 
     def features(
-        self, images: Float[Array, "b h w 3"], *, train: bool, stages: Stages | None
+        self, images: Float[Array, "b h w 3"], *, train: bool, stages: Stages | None, remat: Remat = "none"
     ) -> Float[Array, "b h2 w2 c"]:
         """The last block's output; `stages`, if given, is filled with `stem`, `blocks.1`, `blocks.2`, ..."""
-        x = self.stem(images.astype(self.dtype), train)
+        x, _ = apply_run([[self.stem]], images.astype(self.dtype), train=train, remat=remat)
         if stages is not None:
             stages["stem"] = x
         # In deploy form the loops over pixels are enough to keep blocks apart, and stacking 90 MB of params would take
         # about 4% of the time on CPU.
         single = ([(block.index,)] for block in self.config.blocks())
         runs = single if self.deploy else _runs(self.config)
-        return apply_blocks(self.blocks, runs, x, train=train, stages=stages)
+        return apply_blocks(self.blocks, runs, x, train=train, stages=stages, remat=remat)
 
 
 class RepViTEncoder(RepViT):
@@ -139,13 +139,18 @@ class RepViTEncoder(RepViT):
         self.neck = Neck(config.channels[-1], out_channels, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool = False, stages: Stages | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        train: bool = False,
+        stages: Stages | None = None,
+        remat: Remat = "none",
     ) -> Float[Array, "b h16 w16 c"]:
         """Embed images; with `train`, normalise by batch statistics and update the running ones in place.
 
         `stages`, if given, is filled with the activations `stem`, `blocks.1`, ..., `neck`, `embedding`.
         """
-        return self.neck(self.features(images, train=train, stages=stages), stages)
+        return self.neck(self.features(images, train=train, stages=stages, remat=remat), stages)
 
 
 def _runs(config: RepViTConfig) -> Iterator[list[tuple[int, ...]]]:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from ..config import ViTConfig
 from ..layers import Keys, LayerNorm, Linear, Neck, Stages, gelu
 from ..transforms import resize_bilinear
-from .blocks import apply_blocks, in_windows
+from .blocks import Remat, apply_blocks, in_windows
 
 QUERY_CHUNK = 1024
 """Queries of global attention whose scores may exist at a time: those of all 4096 for 16 heads are 1 GB in float32."""
@@ -146,7 +146,12 @@ class ViTEncoder(nnx.Module):
         self.neck = Neck(config.embed_dim, out_channels, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool = False, stages: Stages | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        train: bool = False,
+        stages: Stages | None = None,
+        remat: Remat = "none",
     ) -> Float[Array, "b h16 w16 c"]:
         """Embed images. There is no BatchNorm, so `train` changes nothing.
 
@@ -161,5 +166,5 @@ class ViTEncoder(nnx.Module):
             resized = resize_bilinear(positions.transpose(2, 0, 1), x.shape[1], x.shape[2])
             positions = resized.transpose(1, 2, 0)
         x = x + positions.astype(self.dtype)
-        x = apply_blocks(self.blocks, self.config.runs(), x, stages=stages)
+        x = apply_blocks(self.blocks, self.config.runs(), x, stages=stages, remat=remat)
         return self.neck(x, stages)
