@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
@@ -25,10 +27,6 @@ PRODUCT, STATISTICS = "product", "statistics"
 """Names, for rematerialisation, of what convolutions and linear layers give, and of a batch's statistics."""
 
 ConvKind = Literal["dense3x3", "depthwise3x3", "pointwise"]
-
-_conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
-
-_linear_init = nnx.initializers.lecun_normal()
 
 
 class Keys:
@@ -44,6 +42,20 @@ class Keys:
     def params(self) -> PRNGKeyArray:
         self._count += 1
         return jax.random.fold_in(self._key, self._count)
+
+
+def scaled_normal(key: PRNGKeyArray, shape: Sequence[int], variance: float) -> Float[Array, "*shape"]:
+    """Normal values cut at two deviations, of a given variance after it.
+
+    They are those of `nnx.initializers.variance_scaling`, but the draw is compiled for a few sizes alone, of which the
+    first values are taken: to compile it for each shape of a model takes most of a minute on CPU.
+    """
+    count, size = math.prod(shape), 4096
+    while size < count:
+        size *= 4
+    deviation = np.sqrt(np.float32(variance)) / np.float32(0.87962566103423978)  # the second is the cut distribution's
+    drawn = jax.random.truncated_normal(key, -2.0, 2.0, (size,)) * deviation
+    return drawn[:count].reshape(shape)
 
 
 class BatchCount(nnx.BatchStat):
@@ -63,7 +75,7 @@ class Linear(nnx.Module):
     """
 
     def __init__(self, din: int, dout: int, *, dtype: jnp.dtype, rngs: Keys):
-        self.kernel = nnx.Param(_linear_init(rngs.params(), (din, dout), jnp.float32))
+        self.kernel = nnx.Param(scaled_normal(rngs.params(), (din, dout), 1 / din))
         self.bias = nnx.Param(jnp.zeros(dout, jnp.float32))
         self.dtype = dtype
 
@@ -127,7 +139,8 @@ class Conv(nnx.Module):
         self, kind: ConvKind, cin: int, cout: int, *, stride: int = 1, use_bias: bool, dtype: jnp.dtype, rngs: Keys
     ):
         shapes = {"dense3x3": (3, 3, cin, cout), "depthwise3x3": (3, 3, 1, cin), "pointwise": (cin, cout)}
-        kernel = _conv_init(rngs.params(), shapes[kind], jnp.float32)
+        shape = shapes[kind]
+        kernel = scaled_normal(rngs.params(), shape, 2 / (math.prod(shape[:-2]) * shape[-1]))
         self.kernel = nnx.Param(kernel[:, :, 0] if kind == "depthwise3x3" else kernel)
         self.bias = nnx.Param(jnp.zeros(cout, jnp.float32)) if use_bias else nnx.data(None)
         self.kind, self.stride, self.dtype = kind, stride, dtype

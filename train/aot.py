@@ -32,6 +32,7 @@ class Estimate:
       recipe, topology, chips, batch_size: what was compiled.
       arguments: bytes of the state, the teacher and the batch.
       temporaries: bytes besides.
+      capacity: bytes of the chip.
       collectives: kind -> (number, bytes) a step.
       milliseconds: estimated cycles of all operations at the clock of `tpu.clock`; what runs beside others is counted
         in full, and collectives hardly count.
@@ -46,6 +47,7 @@ class Estimate:
     batch_size: int
     arguments: int
     temporaries: int
+    capacity: int
     collectives: dict[str, tuple[int, int]]
     milliseconds: float
     flops: int
@@ -66,7 +68,7 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
       FileNotFoundError, ValueError: as `tpu.devices` and `state.make_mesh`; and if the program does not fit the chips.
     """
     chip = topology.partition(":")[0]
-    tpu.chip_info(chip)
+    info = tpu.chip_info(chip)
     devices = tpu.devices(topology)
     mesh = make_mesh(recipe, devices)
     student = make_student(recipe)
@@ -88,7 +90,10 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ValueError(f"{recipe.name} does not fit {topology}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{recipe.name} does not fit {topology} with {recipe.batch_size // len(devices)} photos a chip; try "
+            f"remat=dots or all, micro_batches or a smaller batch_size: {str(error).splitlines()[0]}"
+        ) from error
     memory = compiled.memory_analysis()
     clock = tpu.clock(devices[0], chip) / 1e3
     parts: dict[str, float] = collections.defaultdict(float)
@@ -96,7 +101,7 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
         parts[_part(op.source)] += op.cycles / clock
     milliseconds = sum(parts.values())
     work = flops.step_flops(recipe, student, model, (state, teacher_params, batch))
-    peak = tpu.chip_info(chip).bf16_ops_per_second * len(devices)
+    peak = info.bf16_ops_per_second * len(devices)
     return Estimate(
         recipe.name,
         topology,
@@ -104,6 +109,7 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
         recipe.batch_size,
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes + max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
+        info.hbm_capacity_bytes,
         tpu.collectives(text),
         milliseconds,
         work,
@@ -130,7 +136,8 @@ def describe(found: Estimate) -> str:
         f"{found.recipe} on {found.topology}: {found.chips} chips, {found.batch_size} photos a step, "
         f"{found.batch_size // found.chips} a chip",
         f"  HBM a chip: {found.arguments * gib:.2f} GiB of state, teacher and batch, "
-        f"{found.temporaries * gib:.2f} GiB of temporaries",
+        f"{found.temporaries * gib:.2f} GiB of temporaries, "
+        f"of {found.capacity * gib:.0f} GiB",
         f"  {found.flops / 1e12:.1f} TFLOP a step, recomputation left out",
     ]
     for kind, (count, size) in found.collectives.items():

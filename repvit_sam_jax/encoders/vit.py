@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..config import ViTConfig
-from ..layers import Keys, LayerNorm, Linear, Neck, Stages, gelu
+from ..layers import Keys, LayerNorm, Linear, Neck, Stages, gelu, scaled_normal
 from ..transforms import resize_bilinear
 from .blocks import Remat, apply_blocks, in_windows
 
@@ -29,8 +29,7 @@ class PatchEmbed(nnx.Module):
     """Patches to tokens. `kernel` is [patch, patch, 3, dim]."""
 
     def __init__(self, patch: int, dim: int, *, dtype: jnp.dtype, rngs: Keys):
-        init = nnx.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
-        self.kernel = nnx.Param(init(rngs.params(), (patch, patch, 3, dim), jnp.float32))
+        self.kernel = nnx.Param(scaled_normal(rngs.params(), (patch, patch, 3, dim), 1 / (patch * patch * 3)))
         self.bias = nnx.Param(jnp.zeros(dim, jnp.float32))
         self.patch, self.dtype = patch, dtype
 
