@@ -45,8 +45,10 @@ def evaluate(
         farthest from the region's boundary, foreground if the mask lacks it, else background. False negatives and false
         positives are regions of their own, and the centre is that of the region with the largest inscribed circle,
         which need not be the one of the largest area. Each time the mask is the decoder's single one, and the logits of
-        the mask before are a prompt beside the points, as in SAM's training. These are the rules of SAM's experiments
-        (arXiv 2304.02643, appendices A and D.1), taken from RITM (2102.06583).
+        the mask before are a prompt beside the points. That points are farthest from the boundary, and that logits are
+        passed on, is in SAM's paper (arXiv 2304.02643, appendices D.1 and A); the two kinds of regions are RITM's
+        (2102.06583), whose practice SAM follows. Deliberate differences: RITM's code takes background where the two
+        circles are equal, here it is foreground; and it never takes a pixel twice.
 
     IoUs are those of low-resolution masks, [S/4, S/4], within the photo's content. They are not those of masks in the
     photo's pixels: thin structures and the edges of small objects weigh less. An object without a pixel at that

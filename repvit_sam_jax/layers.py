@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 Stages = dict[str, Array]
 """Named intermediate activations, in the order in which they are computed."""
 
+PRODUCT, STATISTICS = "product", "statistics"
+"""Names, for rematerialisation, of what convolutions and linear layers give, and of a batch's statistics."""
+
 ConvKind = Literal["dense3x3", "depthwise3x3", "pointwise"]
-
-_conv_init = nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
-
-_linear_init = nnx.initializers.lecun_normal()
 
 
 class Keys:
@@ -40,6 +42,20 @@ class Keys:
     def params(self) -> PRNGKeyArray:
         self._count += 1
         return jax.random.fold_in(self._key, self._count)
+
+
+def scaled_normal(key: PRNGKeyArray, shape: Sequence[int], variance: float) -> Float[Array, "*shape"]:
+    """Normal values cut at two deviations, of a given variance after it.
+
+    They are those of `nnx.initializers.variance_scaling`, but the draw is compiled for a few sizes alone, of which the
+    first values are taken: to compile it for each shape of a model takes most of a minute on CPU.
+    """
+    count, size = math.prod(shape), 4096
+    while size < count:
+        size *= 4
+    deviation = np.sqrt(np.float32(variance)) / np.float32(0.87962566103423978)  # the second is the cut distribution's
+    drawn = jax.random.truncated_normal(key, -2.0, 2.0, (size,)) * deviation
+    return drawn[:count].reshape(shape)
 
 
 class BatchCount(nnx.BatchStat):
@@ -59,14 +75,14 @@ class Linear(nnx.Module):
     """
 
     def __init__(self, din: int, dout: int, *, dtype: jnp.dtype, rngs: Keys):
-        self.kernel = nnx.Param(_linear_init(rngs.params(), (din, dout), jnp.float32))
+        self.kernel = nnx.Param(scaled_normal(rngs.params(), (din, dout), 1 / din))
         self.bias = nnx.Param(jnp.zeros(dout, jnp.float32))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*batch din"]) -> Float[Array, "*batch dout"]:
         dtype = self.dtype
         y = jnp.matmul(x.astype(dtype), self.kernel[...].astype(dtype), preferred_element_type=jnp.float32)
-        return (y + self.bias[...]).astype(dtype)
+        return checkpoint_name((y + self.bias[...]).astype(dtype), PRODUCT)
 
 
 def _depthwise_conv(x: Array, kernel: Array, stride: int) -> Array:
@@ -123,7 +139,8 @@ class Conv(nnx.Module):
         self, kind: ConvKind, cin: int, cout: int, *, stride: int = 1, use_bias: bool, dtype: jnp.dtype, rngs: Keys
     ):
         shapes = {"dense3x3": (3, 3, cin, cout), "depthwise3x3": (3, 3, 1, cin), "pointwise": (cin, cout)}
-        kernel = _conv_init(rngs.params(), shapes[kind], jnp.float32)
+        shape = shapes[kind]
+        kernel = scaled_normal(rngs.params(), shape, 2 / (math.prod(shape[:-2]) * shape[-1]))
         self.kernel = nnx.Param(kernel[:, :, 0] if kind == "depthwise3x3" else kernel)
         self.bias = nnx.Param(jnp.zeros(cout, jnp.float32)) if use_bias else nnx.data(None)
         self.kind, self.stride, self.dtype = kind, stride, dtype
@@ -138,7 +155,7 @@ class Conv(nnx.Module):
             y = depthwise_conv3x3(x, kernel, self.stride)
         if self.bias is not None:
             y = y.astype(jnp.float32) + self.bias[...]
-        return y.astype(self.dtype)
+        return checkpoint_name(y.astype(self.dtype), PRODUCT)
 
 
 class FusedConv(Conv):
@@ -182,8 +199,8 @@ class BatchNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*batch c"], train: bool = False) -> Float[Array, "*batch c"]:
         wide = x.astype(jnp.float32)
         if train:
-            mean = _channel_mean(wide)
-            var = _channel_mean(jnp.square(wide - mean))
+            mean = checkpoint_name(_channel_mean(wide), STATISTICS)
+            var = checkpoint_name(_channel_mean(jnp.square(wide - mean)), STATISTICS)
             n = x.size // x.shape[-1]
             if n < 2:
                 raise ValueError(f"training-mode BatchNorm needs more than one value per channel, got shape {x.shape}")

@@ -94,9 +94,9 @@ def _rounded_kernels(model: Model) -> frozenset[tuple[str, ...]]:
     """Paths of the kernels whose layers compute in the model's precision; squeeze-excite, for one, does not."""
     modules = nnx.merge(_abstract(model)[0], _abstract(model)[1])
     return frozenset(
-        (*path, "kernel")
+        (*map(str, path), "kernel")
         for path, module in nnx.iter_modules(modules)
-        if hasattr(module, "kernel") and module.dtype == model.compute_dtype
+        if hasattr(module, "kernel") and getattr(module, "dtype", None) == model.compute_dtype
     )
 
 

@@ -22,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .config import Form, SamConfig, TinyViTConfig, ViTConfig, get_config
+from .encoders.blocks import Remat
 from .encoders.repvit import RepViTEncoder
 from .encoders.tiny_vit import TinyViTEncoder
 from .encoders.vit import ViTEncoder
@@ -93,9 +94,14 @@ class Sam(Model[SamConfig]):
         return embeddings if stages is None else (embeddings, stages)
 
     def encode_train(
-        self, params: Params, images: Float[Array, "b s s 3"]
+        self, params: Params, images: Float[Array, "b s s 3"], *, remat: Remat = "none"
     ) -> tuple[Float[Array, "b s16 s16 c"], Params]:
         """Embeddings under batch statistics, and the new value of `params["batch_stats"]`.
+
+        Args:
+          params: in training form.
+          images: as for `encode`.
+          remat: what of the encoder's blocks is computed again for their gradients, to save memory.
 
         Raises:
           ValueError: the model is in deploy form, which has no BatchNorm, or the images have another shape.
@@ -104,7 +110,7 @@ class Sam(Model[SamConfig]):
             raise ValueError('encode_train needs the training form: load(..., form="train")')
         self._check_images(images)
         modules = self._merge(params)
-        embeddings = modules.image_encoder(images, train=True)
+        embeddings = modules.image_encoder(images, train=True, remat=remat)
         return embeddings, to_params(modules).get("batch_stats", {})
 
     @overload

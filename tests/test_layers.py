@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 
 from repvit_sam_jax import layers
+from repvit_sam_jax.encoders import repvit
 
 pytestmark = pytest.mark.torch
 
@@ -105,3 +107,33 @@ def test_over_pixels_equals_all_at_once(size, chunk, gated, rng, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     sizes = [v.aval.shape for e in jax.make_jaxpr(lambda x: layers._in_chunks(f, x, gate))(x).eqns for v in e.invars]
     assert any(len(shape) == 3 and shape[0] >= min(2, size[1] * size[2]) * size[0] for shape in sizes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "variance", "reference"),
+    [
+        ((3, 3, 8, 12), 2 / (9 * 12), nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")),
+        ((7, 5), 1 / 7, nnx.initializers.lecun_normal()),
+        ((3, 3, 64, 128), 2 / (9 * 128), nnx.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")),
+    ],
+)
+def test_first_weights(shape, variance, reference):
+    """Those of Flax's initializers, to the last bit."""
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(layers.scaled_normal(key, shape, variance), reference(key, shape, jnp.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("rows", [1, 5, 16])
+def test_stem_in_strips_equals_the_whole(rows, dtype, rng, monkeypatch):
+    monkeypatch.setattr(repvit, "STEM_ROWS", rows)
+    stem = repvit.Stem(8, deploy=True, dtype=jnp.dtype(dtype), rngs=layers.Keys(jax.random.key(0)))
+    for conv in (stem.conv1, stem.conv2):
+        conv.bias.set_value(jnp.asarray(rng.normal(size=conv.bias.shape), jnp.float32))
+    x = jnp.asarray(rng.normal(size=(2, 40, 24, 3)), dtype)
+    whole = stem.conv2(layers.gelu(stem.conv1(x)))
+    strips = stem._in_strips(x)
+    assert strips.dtype == whole.dtype
+    np.testing.assert_allclose(
+        strips.astype(jnp.float32), whole.astype(jnp.float32), atol=1e-6 if dtype == "float32" else 2e-2
+    )

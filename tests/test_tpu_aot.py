@@ -100,35 +100,27 @@ def test_training_step_on_a_slice():
     assert found["temp"] < 16e9
 
 
-def test_teacher_beside_student_on_a_chip():
-    """A distillation step of RepViT-SAM with ViT-H in bfloat16 beside it, one image a chip, in the 16 GB of a v5e."""
+def test_a_real_recipe():
+    """EdgeSAM's first stage as it stands: ViT-H in bfloat16 beside RepViT-SAM, four photos a chip of a v5e."""
     found = compile_for_tpu(
         """
-        teacher = Sam.from_preset("sam_vit_h", dtype="bfloat16")
-        student = Sam.from_preset("repvit_sam", form="train", dtype="bfloat16")
-        trained, stats = split_batch_stats(student.abstract_params())
-        half = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=whole), teacher.abstract_params()
-        )
+        import dataclasses
+        from train.aot import describe, estimate
+        from train.recipe import get_recipe
 
-        def step(trained, stats, teacher_params, images):
-            target = jax.lax.stop_gradient(teacher.encode(teacher_params, images))
-
-            def loss(trained):
-                embeddings, new_stats = student.encode_train({**trained, "batch_stats": stats}, images)
-                return jnp.square(embeddings - target).mean(), new_stats
-
-            return jax.grad(loss, has_aux=True)(trained)
-
-        arguments = struct(trained, whole), struct(stats, whole), half, shaped((8, 1024, 1024, 3))
-        compiled = jax.jit(step).lower(*arguments).compile()
-        memory = compiled.memory_analysis()
-        print(json.dumps({"arguments": memory.argument_size_in_bytes, "temporaries": memory.temp_size_in_bytes,
-                          "outputs": memory.output_size_in_bytes}))
+        found = estimate(get_recipe("edgesam_stage1"), "v5e:4x4")
+        print(describe(found))
+        print(json.dumps(dataclasses.asdict(found)))
         """
     )
-    print({name: f"{size / 1e9:.2f} GB a chip" for name, size in found.items()})
-    assert sum(found.values()) < 15e9  # AdamW's two moments of the student are another 0.2 GB
+    print(found)
+    assert (found["chips"], found["batch_size"]) == (16, 64)
+    assert found["arguments"] + found["temporaries"] < 15.75 * 2**30  # what the compiler leaves of 16
+    assert 1.3e9 < found["arguments"] < 2e9  # 1.3 GB of them are the teacher
+    assert set(found["collectives"]) == {"all-reduce"}
+    assert found["collectives"]["all-reduce"][1] < 0.1e9  # gradients of 23 million params in bfloat16
+    assert found["flops"] == pytest.approx(64 * 6.9e12, rel=0.02)
+    assert set(found["parts"]) >= {"student", "teacher", "gradients", "optimizer"}
 
 
 def test_estimates_of_the_benchmark():

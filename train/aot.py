@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import re
-from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from . import tpu
+from . import flops, tpu
 from .optim import make_optimizer
 from .recipe import Recipe
-from .state import BATCH, abstract, abstract_state, make_mesh, make_student
+from .state import BATCH, abstract, abstract_batch, abstract_state, make_mesh, make_student
 from .step import make_step
 from .teacher import abstract_teacher, needed_params
 
 STEPS = 1000
 """Length of the learning rate's schedule, which changes nothing in the program."""
+
+PARTS = ("student", "decoder", "teacher", "teacher_decoder", "prompts", "losses", "optimizer")
+"""Scopes of a step's forward pass and of its update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Estimate:
       recipe, topology, chips, batch_size: what was compiled.
       arguments: bytes of the state, the teacher and the batch.
       temporaries: bytes besides.
+      capacity: bytes of the chip.
       collectives: kind -> (number, bytes) a step.
       milliseconds: estimated cycles of all operations at the clock of `tpu.clock`; what runs beside others is counted
-        in full, and collectives hardly count. None if JAX can't read the compiled program back.
-      flops: of all chips together, a step.
-      parts: share of the cycles by part of the program.
+        in full, and collectives hardly count.
+      flops: of all chips together, a step, as `flops.step_flops` counts them.
+      mfu: share of the chips' peak that these are in the estimated time.
+      parts: milliseconds by part of the step; what belongs to none is `other`.
     """
 
     recipe: str
@@ -43,9 +47,11 @@ class Estimate:
     batch_size: int
     arguments: int
     temporaries: int
+    capacity: int
     collectives: dict[str, tuple[int, int]]
-    milliseconds: float | None
-    flops: float
+    milliseconds: float
+    flops: int
+    mfu: float
     parts: dict[str, float]
 
 
@@ -62,7 +68,7 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
       FileNotFoundError, ValueError: as `tpu.devices` and `state.make_mesh`; and if the program does not fit the chips.
     """
     chip = topology.partition(":")[0]
-    tpu.chip_info(chip)
+    info = tpu.chip_info(chip)
     devices = tpu.devices(topology)
     mesh = make_mesh(recipe, devices)
     student = make_student(recipe)
@@ -73,29 +79,29 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
         teacher_params = None if needed is None else abstract(mesh, needed)
     state = abstract(mesh, abstract_state(recipe, student, make_optimizer(recipe, STEPS)))
     placed = jax.tree.map(lambda leaf: leaf.sharding, state), NamedSharding(mesh, PartitionSpec())
-    batch = _abstract_batch(recipe, student.config.image_size, NamedSharding(mesh, BATCH), cached, student)
+    split = NamedSharding(mesh, BATCH)
+    batch = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split)
+        for name, leaf in abstract_batch(recipe, student, cached=cached).items()
+    }
     step = jax.jit(make_step(recipe, student, model, STEPS), donate_argnums=0, out_shardings=placed)
     try:
-        compiled: Any = step.lower(state, teacher_params, batch).compile()
+        compiled, text = tpu.compile_to_text(step.lower(state, teacher_params, batch))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise ValueError(f"{recipe.name} does not fit {topology}: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{recipe.name} does not fit {topology} with {recipe.batch_size // len(devices)} photos a chip; try "
+            f"remat=dots or all, micro_batches or a smaller batch_size: {str(error).splitlines()[0]}"
+        ) from error
     memory = compiled.memory_analysis()
-    milliseconds, collectives = None, {}
-    parts: dict[str, float] = {}
-    try:
-        text = compiled.as_text()
-    except jax.errors.JaxRuntimeError:  # jaxlib 0.10.2 can't read some programs of a v6e back
-        text = None
-    if text is not None:
-        collectives = tpu.collectives(text)
-        found = list(tpu.operations(text))
-        cycles = sum(op.cycles for op in found)
-        milliseconds = 1e3 * cycles / tpu.clock(devices[0], chip)
-        for op in found:
-            part = _part(op.source)
-            parts[part] = parts.get(part, 0) + op.cycles / cycles
+    clock = tpu.clock(devices[0], chip) / 1e3
+    parts: dict[str, float] = collections.defaultdict(float)
+    for op in tpu.operations(text):
+        parts[_part(op.source)] += op.cycles / clock
+    milliseconds = sum(parts.values())
+    work = flops.step_flops(recipe, student, model, (state, teacher_params, batch))
+    peak = info.bf16_ops_per_second * len(devices)
     return Estimate(
         recipe.name,
         topology,
@@ -103,45 +109,24 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
         recipe.batch_size,
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes + max(0, memory.output_size_in_bytes - memory.alias_size_in_bytes),
-        collectives,
+        info.hbm_capacity_bytes,
+        tpu.collectives(text),
         milliseconds,
-        compiled.cost_analysis()["flops"] * len(devices),
+        work,
+        1e3 * work / (peak * milliseconds),
         dict(sorted(parts.items(), key=lambda item: -item[1])),
     )
 
 
-def _abstract_batch(
-    recipe: Recipe, size: int, sharding: NamedSharding, cached: bool, student: Any
-) -> dict[str, jax.ShapeDtypeStruct]:
-    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "image": ((size, size, 3), np.uint8),
-        "size": ((2,), np.int32),
-        "index": ((), np.int32),
-        "skipped": ((), np.int32),
-    }
-    if count := recipe.num_masks:
-        shapes |= {
-            "masks": ((count, size // 4, size // 4), bool),
-            "boxes": ((count, 4), np.float32),
-            "areas": ((count,), np.float32),
-            "valid": ((count,), bool),
-        }
-    if cached:
-        side = student.config.embedding_size
-        shapes["embeddings"] = ((side, side, student.config.mask_decoder.embed_dim), np.float16)
-    return {
-        name: jax.ShapeDtypeStruct((recipe.batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in shapes.items()
-    }
-
-
 def _part(source: str) -> str:
-    """The part of a step that an operation belongs to, by JAX's name stack."""
+    """The part of a step that an operation belongs to, by the scopes of `step` in JAX's name stack."""
+    source = source.partition(";")[0]
+    if "rematted_computation" in source:
+        return "recomputation"
     if "transpose(" in source:
         return "gradients"
-    if "adam" in source or "scale_by" in source:
-        return "optimizer"
-    return "forward"
+    named = re.findall(rf"\b({'|'.join(PARTS)})\b", source)
+    return named[0] if named else "other"
 
 
 def describe(found: Estimate) -> str:
@@ -151,17 +136,16 @@ def describe(found: Estimate) -> str:
         f"{found.recipe} on {found.topology}: {found.chips} chips, {found.batch_size} photos a step, "
         f"{found.batch_size // found.chips} a chip",
         f"  HBM a chip: {found.arguments * gib:.2f} GiB of state, teacher and batch, "
-        f"{found.temporaries * gib:.2f} GiB of temporaries",
-        f"  {found.flops / 1e12:.1f} TFLOP a step",
+        f"{found.temporaries * gib:.2f} GiB of temporaries, "
+        f"of {found.capacity * gib:.0f} GiB",
+        f"  {found.flops / 1e12:.1f} TFLOP a step, recomputation left out",
     ]
     for kind, (count, size) in found.collectives.items():
         lines.append(f"  {count} {kind}, {size / 1e6:.1f} MB a chip")
-    if found.milliseconds is None:
-        lines.append("  no estimate of time: JAX can't read this program back")
-    else:
-        rate = found.batch_size / found.milliseconds * 1e3
-        parts = ", ".join(f"{name} {share:.0%}" for name, share in found.parts.items())
-        lines.append(f"  estimated {found.milliseconds:.0f} ms a step, {rate:.0f} photos/s; {parts}")
+    rate = found.batch_size / found.milliseconds * 1e3
+    parts = ", ".join(f"{name} {time:.1f}" for name, time in found.parts.items())
+    lines.append(f"  estimated {found.milliseconds:.1f} ms a step, {rate:.0f} photos/s, MFU {found.mfu:.0%}")
+    lines.append(f"  ms by part: {parts}")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ from repvit_sam_jax import Sam
 from repvit_sam_jax.checkpoint import write_atomically
 from repvit_sam_jax.model import Params
 
-from . import data
+from . import data, flops
 from .checkpoints import Checkpoints
 from .embeddings import EmbeddingCache
 from .optim import make_optimizer
@@ -37,6 +37,7 @@ from .state import (
     BATCH,
     TrainState,
     abstract,
+    abstract_batch,
     abstract_state,
     create,
     initial_params,
@@ -145,7 +146,22 @@ def train(
         batches = stack.enter_context(contextlib.closing(data.to_device(local, NamedSharding(mesh, BATCH))))
         stopping = stack.enter_context(_preemption())
         log = stack.enter_context(contextlib.closing(_Log(run, recipe, num_steps, first, tensorboard)))
+        if (peak := flops.peak(mesh.devices.flat[0])) is not None:
+            arguments = state, teacher_params, abstract_batch(recipe, student, cached=cache is not None)
+            work = flops.step_flops(recipe, student, teacher.model if teacher else None, arguments)
+            log.seconds_at_peak = work / (peak * mesh.size)
         evaluate = _evaluation(recipe, student, teacher, inputs, mesh)
+
+        def evaluation(state: TrainState, step: int) -> float | None:
+            """The score of a state after a step; None if none is due, or a signal came before its end."""
+            if evaluate is None or (step % recipe.evaluate_every and step != num_steps):
+                return None
+            log.check()
+            result = evaluate(state, stopping)
+            return None if result is None else log.evaluation(step, result)
+
+        if first and not log.evaluated:  # perhaps one was given up when the run was left
+            evaluation(state, first)
         profiler = stack.enter_context(contextlib.ExitStack())
         for number in range(first, num_steps):
             if number == profile:
@@ -159,10 +175,8 @@ def train(
             if profile is not None and number == profile + 4:
                 jax.block_until_ready(metrics)
                 profiler.close()
-            score, leave = None, stopping(done)
-            if evaluate is not None and not leave and (done % recipe.evaluate_every == 0 or done == num_steps):
-                log.check()
-                score = log.evaluation(done, evaluate(state))
+            score = None if stopping() else evaluation(state, done)
+            leave = stopping()
             if done % recipe.checkpoint_every == 0 or done == num_steps or score is not None or leave:
                 log.check()
                 checkpoints.save(state, score)
@@ -215,8 +229,11 @@ def _teacher_params(recipe: Recipe, teacher: Teacher | None, *, cached: bool, me
 
 def _evaluation(
     recipe: Recipe, student: Sam, teacher: Teacher | None, inputs: Inputs, mesh: Mesh
-) -> Callable[[TrainState], protocols.Result] | None:
-    """The function that evaluates a state; raises ValueError at once if the held-out photos have no masks."""
+) -> Callable[[TrainState, Callable[[], bool]], protocols.Result | None] | None:
+    """The function that evaluates a state, or gives None if its second argument tells it to leave between batches.
+
+    Raises ValueError at once if the held-out photos have no masks.
+    """
     if not inputs.held_out:
         return None
     source = data.open_source(inputs.held_out)
@@ -232,14 +249,26 @@ def _evaluation(
         if not next(batches)["valid"].any():
             raise ValueError(f"the first photos of {', '.join(inputs.held_out)} have no masks to evaluate on")
 
-    def evaluate(state: TrainState) -> protocols.Result:
+    def evaluate(state: TrainState, stopping: Callable[[], bool]) -> protocols.Result | None:
         # Each process evaluates all photos, on its first device: nothing has to be gathered.
         params = _gathered(state.result)
         compared = None if teacher is None else (teacher.model, jax.device_put(teacher.params, jax.local_devices()[0]))
-        with read() as batches:
-            return protocols.evaluate(student, params, itertools.islice(batches, count), teacher=compared)
+
+        def until_left(batches: Any) -> Iterator[Any]:
+            for batch in itertools.islice(batches, count):
+                if stopping():
+                    raise _LeftError
+                yield batch
+
+        with read() as batches, contextlib.suppress(_LeftError):
+            return protocols.evaluate(student, params, until_left(batches), teacher=compared)
+        return None
 
     return evaluate
+
+
+class _LeftError(Exception):
+    """An evaluation was given up."""
 
 
 def _gathered(params: Params) -> Params:
@@ -256,18 +285,25 @@ def _same(tree: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _preemption() -> Iterator[Callable[[int], bool]]:
-    """A function that tells whether to save and leave after a step, the same in all processes."""
-    if jax.process_count() > 1:  # the coordination service holds the signal, and all agree on a step
-        yield multihost_utils.reached_preemption_sync_point
+def _preemption() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether to save and leave; all processes call it equally often and hear the same."""
+    if jax.process_count() > 1:  # the coordination service holds the signal, and all agree on a call
+        calls, left = itertools.count(), threading.Event()
+
+        def reached() -> bool:
+            if not left.is_set() and multihost_utils.reached_preemption_sync_point(next(calls)):
+                left.set()
+            return left.is_set()
+
+        yield reached
         return
     if threading.current_thread() is not threading.main_thread():  # where signals can't be had
-        yield lambda step: False
+        yield lambda: False
         return
     received = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: received.set())
     try:
-        yield lambda step: received.is_set()
+        yield received.is_set
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -279,22 +315,25 @@ class _Log:
         self._run, self._recipe, self._last = run, recipe, num_steps
         self._main = jax.process_index() == 0
         self._steps: list[tuple[int, dict[str, jax.Array], jax.Array]] = []
-        self._waited, self._since, self._skipped = 0.0, time.perf_counter(), 0
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
-            self._skipped = max(self._skipped, self._truncate(run / name, first))
+        self._waited, self._since = 0.0, time.perf_counter()
+        self.seconds_at_peak: float | None = None
+        metrics = self._truncate(run / "metrics.jsonl", first)
+        self._skipped = metrics[-1]["skipped"] if metrics else 0
+        evaluations = self._truncate(run / "evaluations.jsonl", first)
+        self.evaluated = bool(_agreed(any(line["step"] == first for line in evaluations)))
         self._bar = tqdm(total=num_steps, initial=first, unit="step", disable=not self._main, file=sys.stderr)
-        self._board = _tensorboard(run) if tensorboard and self._main else None
+        self._board = _tensorboard(run, first) if tensorboard and self._main else None
 
-    def _truncate(self, path: Path, last: int) -> int:
-        """Forget what a killed run wrote after the step that it goes on from; returns the photos skipped until then."""
+    def _truncate(self, path: Path, last: int) -> list[dict[str, Any]]:
+        """Forget what a killed run wrote after the step that it goes on from; returns the lines until then."""
         if not path.exists():
-            return 0
+            return []
         whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
         kept = [line for line in whole if json.loads(line)["step"] <= last]
         if self._main:
             text = "".join(line + os.linesep for line in kept)
             write_atomically(path, functools.partial(Path.write_text, data=text))
-        return json.loads(kept[-1]).get("skipped", 0) if kept else 0
+        return [json.loads(line) for line in kept]
 
     def add(self, step: int, metrics: dict[str, jax.Array], index: jax.Array, waited: float) -> None:
         self._steps.append((step, metrics, index))
@@ -325,6 +364,7 @@ class _Log:
         means |= {
             "images_per_second": count * self._recipe.batch_size / elapsed,
             "input_wait": self._waited / elapsed,
+            **({} if self.seconds_at_peak is None else {"mfu": count * self.seconds_at_peak / elapsed}),
             "skipped": self._skipped,
         }
         self._write("metrics.jsonl", {"step": values[-1][0], **means})
@@ -335,8 +375,7 @@ class _Log:
     def evaluation(self, step: int, result: protocols.Result) -> float:
         """Write a result; returns its score."""
         score = float(np.mean([result["ground_truth"][kind]["all"] for kind in SCORE]))
-        if jax.process_count() > 1:  # the same in all processes, to the last bit
-            score = float(multihost_utils.broadcast_one_to_all(np.float32(score)))
+        score = float(_agreed(np.float32(score)))
         self._write("evaluations.jsonl", {"step": step, "score": score, **result})
         self.note(f"step {step}\n{protocols.table(result)}")
         self._since = time.perf_counter()
@@ -362,9 +401,15 @@ class _Log:
                     self._board.add_scalar(key, value, values["step"])
 
 
-def _tensorboard(run: Path) -> Any:
+def _agreed(value: Any) -> Any:
+    """What the first process has, to the last bit."""
+    return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value)
+
+
+def _tensorboard(run: Path, first: int) -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise ValueError("--tensorboard needs the package tensorboardX: pip install tensorboardX") from error
-    return SummaryWriter(str(run / "tensorboard"))
+    # Events of a killed run after the step that this one goes on from are forgotten.
+    return SummaryWriter(str(run / "tensorboard"), purge_step=first + 1 if first else None)

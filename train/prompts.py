@@ -16,7 +16,11 @@ from repvit_sam_jax import Prompts
 from repvit_sam_jax.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, NOT_A_POINT, TOP_LEFT
 
 BOX_NOISE_LIMIT = 20
-"""Pixels of the S-frame that the noise moves a side of a box by at most (arXiv 2304.02643, appendix A)."""
+"""Pixels of the S-frame that the noise moves a side of a box by at most.
+
+"Standard deviation equal to 10% of the box sidelength, to a maximum of 20 pixels" (arXiv 2304.02643, appendix A) could
+also be read as a limit of the deviation.
+"""
 
 _STRIDE = 4
 """Pixels of the S-frame that a pixel of a low-resolution mask covers, along each axis."""

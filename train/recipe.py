@@ -109,7 +109,8 @@ class Recipe:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the arithmetic, also of the teacher's; the student's params and the optimizer's state are float32."""
     remat: Literal["none", "dots", "all"] = "none"
-    """What of the student's encoder is computed again for its gradient: nothing, all but products, or all."""
+    """What of the student's blocks is computed again for their gradients: nothing, all but convolutions and linear
+    layers, or all."""
     fsdp: int = 1
     """Devices that large arrays are split over; the batch is split over all devices."""
     seed: int = 0

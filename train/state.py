@@ -105,6 +105,28 @@ def abstract_state(recipe: Recipe, student: Sam, optimizer: optax.GradientTransf
     return jax.eval_shape(lambda params: create(recipe, params, optimizer), student.abstract_params())
 
 
+def abstract_batch(recipe: Recipe, student: Sam, *, cached: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch, in `train.data`'s format; `cached` if embeddings come with it."""
+    size, count, side = student.config.image_size, recipe.num_masks, student.config.embedding_size
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((size, size, 3), np.uint8),
+        "size": ((2,), np.int32),
+        "index": ((), np.int32),
+        "skipped": ((), np.int32),
+    }
+    if count:
+        shapes |= {
+            "masks": ((count, size // 4, size // 4), bool),
+            "boxes": ((count, 4), np.float32),
+            "areas": ((count,), np.float32),
+            "valid": ((count,), bool),
+        }
+    if cached:
+        shapes["embeddings"] = ((side, side, student.config.mask_decoder.embed_dim), np.float16)
+    struct = lambda shape, dtype: jax.ShapeDtypeStruct((recipe.batch_size, *shape), dtype)
+    return {name: struct(*about) for name, about in shapes.items()}
+
+
 def make_mesh(recipe: Recipe, devices: Any = None) -> Mesh:
     """All devices as (data, fsdp).
 

@@ -51,8 +51,9 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
         (value, (metrics, batch_stats)), grads = _mean_over_parts(
             lambda part, key: gradient(state.trained, part, key), batch, key, recipe.micro_batches
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
-        trained = optax.apply_updates(state.trained, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
+            trained = optax.apply_updates(state.trained, updates)
         metrics |= {
             "loss": value,
             "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
@@ -107,17 +108,16 @@ def _loss(
 ) -> tuple[Float[Array, ""], tuple[Metrics, Params]]:
     """The weighted sum of the losses; and its parts, and the new running statistics."""
     images = transforms.normalize(batch["image"], batch["size"])
-    encode = student.encode_train
-    if "image_encoder" not in recipe.trained:  # frozen, its running statistics too
-        encode = lambda params, images: (student.encode(params, images), batch_stats)
-    if recipe.remat != "none":
-        policy = jax.checkpoint_policies.dots_saveable if recipe.remat == "dots" else None
-        encode = jax.checkpoint(encode, policy=policy)
     params = join(trained, frozen, batch_stats)
-    embeddings, batch_stats = encode(params, images)
+    with jax.named_scope("student"):
+        if "image_encoder" in recipe.trained:
+            embeddings, batch_stats = student.encode_train(params, images, remat=recipe.remat)
+        else:  # frozen, its running statistics too
+            embeddings = student.encode(params, images)
     target: Any = None
     if recipe.needs_teacher:
-        target = batch["embeddings"] if "embeddings" in batch else teacher.encode(teacher_params, images)
+        with jax.named_scope("teacher"):
+            target = batch["embeddings"] if "embeddings" in batch else teacher.encode(teacher_params, images)
         target = lax.stop_gradient(target.astype(jnp.float32))
     metrics: Metrics = {}
     if recipe.losses.embeddings:
@@ -125,7 +125,8 @@ def _loss(
         counted = None if recipe.losses.padding else valid_positions(batch["size"], side, images.shape[1])
         for name, measure in (("mse", losses.embedding_mse), ("cosine", losses.embedding_cosine)):
             if getattr(recipe.losses, name):
-                metrics[name] = measure(embeddings, target, counted)
+                with jax.named_scope("losses"):
+                    metrics[name] = measure(embeddings, target, counted)
     if recipe.losses.masks:
         answer = functools.partial(student.decode_all, params, embeddings)
         model = None
@@ -148,36 +149,41 @@ def _prompted(
     config, side = student.config, student.config.low_res_size
     inside = valid_positions(batch["size"], side, config.image_size)
     keys = jax.random.split(key, recipe.prompting.rounds)
-    prompts = first_round(
-        keys[0],
-        batch,
-        box_probability=recipe.prompting.box_probability,
-        box_noise=recipe.prompting.box_noise,
-    )
+    with jax.named_scope("prompts"):
+        prompts = first_round(
+            keys[0],
+            batch,
+            box_probability=recipe.prompting.box_probability,
+            box_noise=recipe.prompting.box_noise,
+        )
     rounds: list[Metrics] = []
     for i in range(recipe.prompting.rounds):
-        logits, iou = answer(prompts)
+        with jax.named_scope("decoder"):
+            logits, iou = answer(prompts)
         if teacher is None:
             targets, ranking = batch["masks"][:, :, None], iou
         else:
-            their_logits, ranking = lax.stop_gradient(teacher(prompts))
+            with jax.named_scope("teacher_decoder"):
+                their_logits, ranking = lax.stop_gradient(teacher(prompts))
             targets = their_logits > config.mask_threshold
         ambiguous = _is_ambiguous(prompts)
-        bce = losses.mask_bce(logits, targets, inside)
-        dice = losses.mask_dice(logits, targets, inside)
-        weights = batch["valid"][..., None] * _mask_weights(
-            ambiguous, recipe.losses.bce * bce + recipe.losses.dice * dice, every=teacher is not None
-        )
         masks = (logits > config.mask_threshold) & inside[:, None, None]
-        hit = iou_of(masks, targets & inside[:, None, None])
-        values = {"bce": bce, "dice": dice, "iou": jnp.square(iou - hit)}
-        values = {name: value for name, value in values.items() if getattr(recipe.losses, name)}
-        rounds.append({name: losses.weighted_mean(value, weights) for name, value in values.items()})
+        with jax.named_scope("losses"):
+            bce = losses.mask_bce(logits, targets, inside)
+            dice = losses.mask_dice(logits, targets, inside)
+            weights = batch["valid"][..., None] * _mask_weights(
+                ambiguous, recipe.losses.bce * bce + recipe.losses.dice * dice, every=teacher is not None
+            )
+            hit = iou_of(masks, targets & inside[:, None, None])
+            values = {"bce": bce, "dice": dice, "iou": jnp.square(iou - hit)}
+            values = {name: value for name, value in values.items() if getattr(recipe.losses, name)}
+            rounds.append({name: losses.weighted_mean(value, weights) for name, value in values.items()})
         if i + 1 < recipe.prompting.rounds:
             best = jnp.where(ambiguous, 1 + jnp.argmax(ranking[..., 1:], axis=-1), 0)
             pick = lambda x, best: jnp.take_along_axis(x, best[..., None, None, None], axis=2)[:, :, 0]
-            wanted = pick(targets, best if targets.shape[2] > 1 else jnp.zeros_like(best))
-            prompts = add_point(keys[i + 1], prompts, pick(masks, best), wanted & inside[:, None])
+            with jax.named_scope("prompts"):
+                wanted = pick(targets, best if targets.shape[2] > 1 else jnp.zeros_like(best))
+                prompts = add_point(keys[i + 1], prompts, pick(masks, best), wanted & inside[:, None])
     return {name: jnp.stack([found[name] for found in rounds]).mean() for name in rounds[0]}
 
 

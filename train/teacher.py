@@ -44,7 +44,7 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
     """
     if spec.startswith(RANDOM):
         model = Sam(get_config(spec.removeprefix(RANDOM), image_size), "deploy", dtype)
-        params, identity = jax.jit(model.init)(jax.random.key(0)), spec
+        params, identity = model.init(jax.random.key(0)), spec
     else:
         config, _, params = read_params(spec, "deploy")
         if not isinstance(config, SamConfig):

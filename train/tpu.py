@@ -11,6 +11,7 @@ import dataclasses
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ from jax.experimental.pallas import tpu as pltpu
 
 CHIPS = {"v5e": pltpu.ChipVersion.TPU_V5E, "v6e": pltpu.ChipVersion.TPU_V6E}
 LIBTPU = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
+
+_WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""For libtpu to look for no TPU, without complaints, and to let several processes compile at a time."""
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -49,12 +58,23 @@ def devices(topology: str) -> list[Any]:
     """
     if not LIBTPU.exists():
         raise FileNotFoundError(f"no libtpu at {LIBTPU}; `make setup` installs it on Linux")
-    os.environ.setdefault("TPU_LIBRARY_PATH", str(LIBTPU))
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    for name, value in {"TPU_LIBRARY_PATH": str(LIBTPU), **_WITHOUT_TPU}.items():
+        os.environ.setdefault(name, value)
     try:
         return list(topologies.get_topology_desc(topology, platform="tpu").devices)
     except (jax.errors.JaxRuntimeError, ValueError, KeyError) as error:
         raise ValueError(f"the TPU compiler knows no topology {topology!r}: {str(error).splitlines()[0]}") from error
+
+
+def compile_to_text(lowered: Any) -> tuple[Any, str]:
+    """A compiled program, and its text with estimates of cycles.
+
+    The text is the compiler's own dump: JAX can't read every program of a newer compiler back.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        compiled = lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        (dump,) = Path(folder).glob("*.after_codegen.txt")
+        return compiled, dump.read_text()
 
 
 def chip_info(chip: str) -> Any:
@@ -69,8 +89,8 @@ def clock(device: Any, chip: str) -> float:
     side = 8192
     here = jax.sharding.SingleDeviceSharding(device)
     operands = [jax.ShapeDtypeStruct((side, side), jnp.bfloat16, sharding=here)] * 2
-    product: Any = jax.jit(jnp.matmul).lower(*operands).compile()
-    return sum(op.cycles for op in operations(product.as_text())) / (2 * side**3 / chip_info(chip).bf16_ops_per_second)
+    _, product = compile_to_text(jax.jit(jnp.matmul).lower(*operands))
+    return sum(op.cycles for op in operations(product)) / (2 * side**3 / chip_info(chip).bf16_ops_per_second)
 
 
 def operations(hlo: str) -> Iterator[Operation]:

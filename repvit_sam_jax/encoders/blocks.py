@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,15 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from ..layers import Stages
+from ..layers import PRODUCT, STATISTICS, Stages
+
+Remat = Literal["none", "dots", "all"]
+"""What of a block is computed again for its gradient: nothing, all but convolutions and linear layers, or all.
+
+Statistics of a batch never are: over several devices they would be communicated again.
+"""
+
+_SAVED = {"dots": (PRODUCT, STATISTICS), "all": (STATISTICS,)}
 
 
 def apply_blocks(
@@ -21,6 +29,7 @@ def apply_blocks(
     *,
     train: bool = False,
     stages: Stages | None = None,
+    remat: Remat = "none",
 ) -> Array:
     """Apply all blocks of an encoder in order, and record their outputs as `blocks.N` if `stages` is given.
 
@@ -30,18 +39,19 @@ def apply_blocks(
       x: input of the first block.
       train: passed on to every block.
       stages: to be filled.
+      remat: of each group of blocks.
     """
     for run in runs:
         groups = [[blocks[str(index)] for index in group] for group in run]
-        x, outputs = _apply_run(groups, x, train=train, with_outputs=stages is not None)
+        x, outputs = apply_run(groups, x, train=train, with_outputs=stages is not None, remat=remat)
         if stages is not None:
             for group, group_outputs in zip(run, outputs, strict=True):
                 stages.update({f"blocks.{index}": y for index, y in zip(group, group_outputs, strict=True)})
     return x
 
 
-def _apply_run(
-    groups: list[list[Any]], x: Array, *, train: bool, with_outputs: bool
+def apply_run(
+    groups: list[list[Any]], x: Array, *, train: bool, with_outputs: bool = False, remat: Remat = "none"
 ) -> tuple[Array, list[list[Array]]]:
     """Apply groups of equally built blocks one after the other, as one `lax.scan` where there are several.
 
@@ -60,6 +70,9 @@ def _apply_run(
         statistics = nnx.to_pure_dict(nnx.state(blocks, nnx.BatchStat)) if train else {}
         return x, (outputs if with_outputs else [], statistics)
 
+    if remat != "none":
+        policy = jax.checkpoint_policies.save_only_these_names(*_SAVED[remat])
+        step = jax.checkpoint(step, policy=policy, prevent_cse=len(groups) == 1)
     if len(groups) == 1:
         x, (outputs, statistics) = step(x, states[0])
         per_group = [(outputs, statistics)]

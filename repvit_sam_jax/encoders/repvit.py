@@ -30,7 +30,7 @@ from ..layers import (
     gelu,
     over_pixels,
 )
-from .blocks import apply_blocks
+from .blocks import Remat, apply_blocks, apply_run
 
 
 class DepthwiseScale(nnx.Module):
@@ -133,8 +133,12 @@ class Stem(nnx.Module):
 
         In float32, with kernels rounded as elsewhere: half precision saves no time in these convolutions on a CPU.
         """
-        kernels = [conv.kernel[...].astype(self.dtype).astype(jnp.float32) for conv in (self.conv1, self.conv2)]
-        biases = [conv.bias[...] for conv in (self.conv1, self.conv2)]
+        kernels, biases = [], []
+        for conv in (self.conv1, self.conv2):
+            assert isinstance(conv, FusedConv)
+            assert conv.bias is not None
+            kernels.append(conv.kernel[...].astype(self.dtype).astype(jnp.float32))
+            biases.append(conv.bias[...])
         b, height, width, _ = x.shape
         rows = next(n for n in range(STEM_ROWS, 0, -1) if height // 4 % n == 0)
         padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (3, 0), (0, 0), (0, 0)))
@@ -160,17 +164,17 @@ class RepViT(nnx.Module):
         self.blocks = nnx.Dict({str(b.index): RepViTBlock(b, **common) for b in config.blocks()})
 
     def features(
-        self, images: Float[Array, "b h w 3"], *, train: bool, stages: Stages | None
+        self, images: Float[Array, "b h w 3"], *, train: bool, stages: Stages | None, remat: Remat = "none"
     ) -> Float[Array, "b h2 w2 c"]:
         """The last block's output; `stages`, if given, is filled with `stem`, `blocks.1`, `blocks.2`, ..."""
-        x = self.stem(images.astype(self.dtype), train)
+        x, _ = apply_run([[self.stem]], images.astype(self.dtype), train=train, remat=remat)
         if stages is not None:
             stages["stem"] = x
         # In deploy form the loops over pixels are enough to keep blocks apart, and stacking 90 MB of params would take
         # about 4% of the time on CPU.
         single = ([(block.index,)] for block in self.config.blocks())
         runs = single if self.deploy else _runs(self.config)
-        return apply_blocks(self.blocks, runs, x, train=train, stages=stages)
+        return apply_blocks(self.blocks, runs, x, train=train, stages=stages, remat=remat)
 
 
 class RepViTEncoder(RepViT):
@@ -181,13 +185,18 @@ class RepViTEncoder(RepViT):
         self.neck = Neck(config.channels[-1], out_channels, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool = False, stages: Stages | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        train: bool = False,
+        stages: Stages | None = None,
+        remat: Remat = "none",
     ) -> Float[Array, "b h16 w16 c"]:
         """Embed images; with `train`, normalise by batch statistics and update the running ones in place.
 
         `stages`, if given, is filled with the activations `stem`, `blocks.1`, ..., `neck`, `embedding`.
         """
-        return self.neck(self.features(images, train=train, stages=stages), stages)
+        return self.neck(self.features(images, train=train, stages=stages, remat=remat), stages)
 
 
 def _runs(config: RepViTConfig) -> Iterator[list[tuple[int, ...]]]:

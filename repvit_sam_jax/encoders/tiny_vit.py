@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from ..config import TinyViTConfig
 from ..layers import Keys, LayerNorm, Linear, Neck, Stages, conv_bn, gelu
-from .blocks import apply_blocks, in_windows
+from .blocks import Remat, apply_blocks, apply_run, in_windows
 from .repvit import Stem
 
 
@@ -138,8 +138,11 @@ class Stage(nnx.Module):
         stride = 1 if len(following) == 1 else 2
         self.downsample = PatchMerging(channels, following[0], stride, **common) if following else nnx.data(None)
 
-    def __call__(self, x: Float[Array, "b h w c"], train: bool, stages: Stages | None) -> Float[Array, "b h2 w2 c2"]:
-        x = apply_blocks(self.blocks, [[(i,) for i in range(len(self.blocks))]], x, train=train, stages=stages)
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool, stages: Stages | None, remat: Remat
+    ) -> Float[Array, "b h2 w2 c2"]:
+        run = [(i,) for i in range(len(self.blocks))]
+        x = apply_blocks(self.blocks, [run], x, train=train, stages=stages, remat=remat)
         if self.downsample is None:
             return x
         x = self.downsample(x, train)
@@ -162,19 +165,24 @@ class TinyViTEncoder(nnx.Module):
         self.neck = Neck(config.channels[-1], out_channels, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool = False, stages: Stages | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        train: bool = False,
+        stages: Stages | None = None,
+        remat: Remat = "none",
     ) -> Float[Array, "b h16 w16 c"]:
         """Embed images; with `train`, normalise by batch statistics and update the running ones in place.
 
         `stages`, if given, is filled with the activations `stem`, `layers.0.blocks.0`, ..., `layers.0.downsample`,
         ..., `neck`, `embedding`.
         """
-        x = self.patch_embed(images.astype(self.dtype), train)
+        x, _ = apply_run([[self.patch_embed]], images.astype(self.dtype), train=train, remat=remat)
         if stages is not None:
             stages["stem"] = x
         for i, layer in self.layers.items():
             within: Stages | None = None if stages is None else {}
-            x = layer(x, train, within)
+            x = layer(x, train, within, remat)
             if stages is not None and within is not None:
                 stages.update({f"layers.{i}.{name}": y for name, y in within.items()})
         return self.neck(x, stages)

@@ -17,9 +17,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..config import ViTConfig
-from ..layers import Keys, LayerNorm, Linear, Neck, Stages, gelu
+from ..layers import Keys, LayerNorm, Linear, Neck, Stages, gelu, scaled_normal
 from ..transforms import resize_bilinear
-from .blocks import apply_blocks, in_windows
+from .blocks import Remat, apply_blocks, in_windows
 
 QUERY_CHUNK = 1024
 """Queries of global attention whose scores may exist at a time: those of all 4096 for 16 heads are 1 GB in float32."""
@@ -29,8 +29,7 @@ class PatchEmbed(nnx.Module):
     """Patches to tokens. `kernel` is [patch, patch, 3, dim]."""
 
     def __init__(self, patch: int, dim: int, *, dtype: jnp.dtype, rngs: Keys):
-        init = nnx.initializers.lecun_normal(in_axis=(0, 1, 2), out_axis=3)
-        self.kernel = nnx.Param(init(rngs.params(), (patch, patch, 3, dim), jnp.float32))
+        self.kernel = nnx.Param(scaled_normal(rngs.params(), (patch, patch, 3, dim), 1 / (patch * patch * 3)))
         self.bias = nnx.Param(jnp.zeros(dim, jnp.float32))
         self.patch, self.dtype = patch, dtype
 
@@ -146,7 +145,12 @@ class ViTEncoder(nnx.Module):
         self.neck = Neck(config.embed_dim, out_channels, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool = False, stages: Stages | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        train: bool = False,
+        stages: Stages | None = None,
+        remat: Remat = "none",
     ) -> Float[Array, "b h16 w16 c"]:
         """Embed images. There is no BatchNorm, so `train` changes nothing.
 
@@ -161,5 +165,5 @@ class ViTEncoder(nnx.Module):
             resized = resize_bilinear(positions.transpose(2, 0, 1), x.shape[1], x.shape[2])
             positions = resized.transpose(1, 2, 0)
         x = x + positions.astype(self.dtype)
-        x = apply_blocks(self.blocks, self.config.runs(), x, stages=stages)
+        x = apply_blocks(self.blocks, self.config.runs(), x, stages=stages, remat=remat)
         return self.neck(x, stages)

@@ -22,6 +22,7 @@ from train.recipe import Optimizer
 from train.teacher import load_teacher
 
 from .micro import ENCODER
+from .test_flops import of_step
 from .test_step import unlike
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,40 @@ def test_what_a_run_writes(whole):
         "images_per_second",
         "input_wait",
     }
+    assert "mfu" not in metrics[0]  # nobody knows what this CPU can do
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"6", "8"}
+
+
+def events(folder):
+    """{tag: {step: value}} of TensorBoard's files: records of a length, its checksum, an event, its checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        while content:
+            length = int.from_bytes(content[:8], "little")
+            event = Event.FromString(content[12 : 12 + length])
+            content = content[16 + length :]
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_logs(inputs, tmp_path, monkeypatch):
+    """Utilisation where the device's peak is known, TensorBoard's events, a profile."""
+    peak = 1e10
+    monkeypatch.setattr(loop.flops, "peak", lambda device: peak)
+    recipe = dataclasses.replace(ENCODER, steps=2, log_every=1)
+    train(recipe, tmp_path, inputs, tensorboard=True, profile=0)
+    metrics = lines(tmp_path / "metrics.jsonl")
+    for line in metrics:
+        assert line["mfu"] == pytest.approx(of_step(recipe) * line["images_per_second"] / 8 / peak, rel=1e-6)
+    found = events(tmp_path / "tensorboard")
+    assert set(found) == set(metrics[0]) - {"step", "skipped"}
+    for tag, values in found.items():
+        assert values == {line["step"]: pytest.approx(line[tag], rel=1e-6) for line in metrics}
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_killed_and_resumed(whole, photos, tmp_path, inputs):
@@ -109,6 +143,34 @@ def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
     assert "stopped by a signal" in output or saved == [8]
     state = jax.device_get(train(dataclasses.replace(ENCODER, **recipe), run, inputs))
     assert not unlike(state, whole[1])
+
+
+def test_stopped_in_an_evaluation(whole, inputs, photos, tmp_path, monkeypatch):
+    """SIGTERM between two of its batches: the run is saved without a score; the evaluation comes when it goes on."""
+    recipe = dataclasses.replace(ENCODER, checkpoint_every=100, evaluate_every=4)
+    inputs = dataclasses.replace(inputs, held_out=(photos,))
+    evaluate, seen = loop.protocols.evaluate, []
+
+    def interrupted(model, params, batches, **others):
+        def watched():
+            for batch in batches:
+                seen.append(batch)
+                os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        return evaluate(model, params, watched(), **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.protocols, "evaluate", interrupted)
+        assert int(train(recipe, tmp_path, inputs).step) == 4
+    assert len(seen) == 1
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    assert not (tmp_path / "evaluations.jsonl").exists()
+    state = train(recipe, tmp_path, inputs)
+    assert not unlike(jax.device_get(state), whole[1])
+    assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [4, 8]
+    train(recipe, tmp_path, inputs)  # nothing is left to do
+    assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [4, 8]
 
 
 @pytest.mark.slow

@@ -90,8 +90,9 @@ def test_prompts_in_the_loop_train_the_decoder(batch):
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_computing_again_changes_nothing(prepared, stepped, batch):
-    _, metrics = take(dataclasses.replace(ENCODER, remat="dots"), prepared, batch)
+@pytest.mark.parametrize("remat", ["dots", "all"])
+def test_computing_again_changes_nothing(prepared, stepped, batch, remat):
+    _, metrics = take(dataclasses.replace(ENCODER, remat=remat), prepared, batch)
     np.testing.assert_allclose(metrics["grad_norm"], stepped[1]["grad_norm"], rtol=1e-5)
     assert metrics["loss"] == pytest.approx(stepped[1]["loss"], rel=1e-6)
 
