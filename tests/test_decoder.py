@@ -215,7 +215,7 @@ def test_masks_of_prompts_with_a_promising_one(tiny, embeddings, monkeypatch, at
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_masks_with_pixels_among_the_channels(tiny, rng, dtype):
-    """The form for accelerators, run here; a pixel in a wrong place or a mean over other channels is 0.1 off and more."""
+    """The form for accelerators, run here; a misplaced pixel or a mean over other channels is 0.1 off."""
     modules = dataclasses.replace(tiny[0], dtype=dtype)._merge(tiny[1]).mask_decoder
     dim = tiny[0].config.mask_decoder.embed_dim
     image, weights = (rng.normal(size=(2, 3, *shape)) for shape in ((16, dim), (4, dim // 8)))
