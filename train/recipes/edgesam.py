@@ -6,8 +6,8 @@ most 16 a photo, boxes and points in equal parts, two decodings, the teacher's t
 Deliberate differences: once a prompt is a box or has more than one point, the decoder's single mask is compared
 alone; a point is drawn wherever the masks of student and teacher differ, if by a single pixel.
 
-Batches are the paper's; on sixteen chips of a v5e they are four photos a chip, and one. Blocks keep the results of their
-products alone (`remat`): four photos beside ViT-H then fit a chip of 16 GiB, which they do not otherwise
+Batches are the paper's; on sixteen chips of a v5e they are four photos a chip, and one. Blocks keep the results of
+their products alone (`remat`): four photos beside ViT-H then fit a chip of 16 GiB, which they do not otherwise
 (docs/distillation.md).
 """
 
