@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/python -m convert.demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Full sizes and ahead-of-time compilation, one after the other: they need the memory and both cores.
 test-slow: $(READY)

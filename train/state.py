@@ -141,7 +141,7 @@ def make_mesh(recipe: Recipe, devices: Any = None) -> Mesh:
     if recipe.batch_size // recipe.micro_batches % devices.size:
         raise ValueError(
             f"batch_size {recipe.batch_size} in {recipe.micro_batches} part(s) can't be split over {devices.size} "
-            "devices"
+            f"devices; batch_size must be a multiple of {recipe.micro_batches * devices.size}"
         )
     return Mesh(devices.reshape(-1, recipe.fsdp), AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 

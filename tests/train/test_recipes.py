@@ -6,13 +6,11 @@ import sys
 
 import jax
 import pytest
-from jax.sharding import SingleDeviceSharding
 
 from train import __main__ as command
-from train import aot
 from train.optim import make_optimizer
 from train.recipe import from_json, get_recipe, recipes, to_json
-from train.state import abstract_state, make_student
+from train.state import abstract_batch, abstract_state, make_student
 from train.step import make_step
 from train.teacher import abstract_teacher, needed_params
 
@@ -99,8 +97,7 @@ def test_the_step_fits_together(name, cached):
     teacher, params = abstract_teacher(preset, student.config.image_size, recipe.dtype)
     params = needed_params(params, encoder=not cached, decoder=recipe.asks_teacher)
     state = abstract_state(recipe, student, make_optimizer(recipe, 10))
-    here = SingleDeviceSharding(jax.devices()[0])
-    batch = aot._abstract_batch(recipe, student.config.image_size, here, cached, student)
+    batch = abstract_batch(recipe, student, cached=cached)
     after, metrics = jax.eval_shape(make_step(recipe, student, teacher, 10), state, params, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)

@@ -15,6 +15,7 @@ repvit_sam_paper = Recipe(
     student="repvit_sam",
     batch_size=8,
     epochs=8,
+    remat="dots",
     optimizer=Optimizer(0.1 * 8 / 512, 6.25e-7, warmup=0.5, weight_decay=0.01, clip_norm=5.0),
     losses=Losses(padding=True),
 )
