@@ -199,7 +199,10 @@ def evidence(
       seeds: Of the students' runs.
       threads: Threads that read photos.
     """
-    from . import evidence as experiment
+    try:
+        from . import evidence as experiment
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the figure needs matplotlib: pip install matplotlib ({error})") from error
     from .data import Reading
     from .loop import Inputs
 

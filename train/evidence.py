@@ -12,10 +12,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from .export import export
-from .loop import SCORE, Inputs, train
+from .loop import SCORE, Inputs, TrainingError, train
 from .recipe import Losses, Optimizer, Prompting, Recipe, get_recipe
 
 TEACHER, STUDENT = "small", "mini"
@@ -94,21 +95,30 @@ def run(out: Path, inputs: Inputs, *, teacher_steps: int, steps: int, seeds: Seq
       teacher_steps: of eight photos.
       steps: likewise, of each of the student's stages.
       seeds: of the student's runs.
+
+    Raises:
+      TrainingError: a run was stopped by a signal, or a loss is not finite.
     """
     teacher = out / "teacher.safetensors"
     if not teacher.exists():
-        train(runs(teacher_steps, steps, 0)["teacher"], out / "teacher", inputs)
+        _train(runs(teacher_steps, steps, 0)["teacher"], out / "teacher", inputs)
         export(out / "teacher", teacher)
     for seed in seeds:
         folder = out / f"seed{seed}"
         recipes = runs(teacher_steps, steps, seed)
         start = folder / "stage1.safetensors"
         if not start.exists():
-            train(dataclasses.replace(recipes["stage1"], teacher=str(teacher)), folder / "stage1", inputs)
+            _train(dataclasses.replace(recipes["stage1"], teacher=str(teacher)), folder / "stage1", inputs)
             export(folder / "stage1", start, form="train")
         for name in ARMS:
             files = {} if name == "scratch" else {"teacher": str(teacher), "init": str(start)}
-            train(dataclasses.replace(recipes[name], **files), folder / name, inputs)
+            _train(dataclasses.replace(recipes[name], **files), folder / name, inputs)
+
+
+def _train(recipe: Recipe, folder: Path, inputs: Inputs) -> None:
+    step = int(train(recipe, folder, inputs).step)
+    if step != recipe.steps:
+        raise TrainingError(f"{folder} was stopped after step {step}; the same command goes on from there")
 
 
 def evaluations(folder: Path) -> list[tuple[int, dict[str, float]]]:
@@ -138,13 +148,7 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def figure(out: Path, path: Path, seeds: Sequence[int]) -> None:
-    """Draw held-out mIoU by photos seen; a line for each arm and seed.
-
-    Raises:
-      ModuleNotFoundError: matplotlib is not installed.
-    """
-    import matplotlib.pyplot as plt
-
+    """Draw held-out mIoU by photos seen; a line for each arm and seed."""
     panels, axes = plt.subplots(1, len(SCORE), figsize=(10, 4), layout="constrained")
     for kind, axis in zip(SCORE, axes, strict=True):
         for number, (name, label) in enumerate(ARMS.items()):

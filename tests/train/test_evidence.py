@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from repvit_sam_jax import config
 from train import evidence
-from train.loop import Inputs
+from train.loop import Inputs, TrainingError
 from train.recipe import recipes
 
 from . import micro
@@ -51,6 +52,13 @@ def test_table_and_figure(tmp_path):
     evidence.figure(tmp_path, tmp_path / "curves.png", (0, 1))
     with Image.open(tmp_path / "curves.png") as drawn:
         assert drawn.size == (1000, 400)
+
+
+def test_a_run_that_was_stopped_is_not_exported(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "train", lambda *_: SimpleNamespace(step=1))
+    with pytest.raises(TrainingError, match="teacher was stopped after step 1; the same command goes on"):
+        evidence.run(tmp_path, Inputs(()), teacher_steps=2, steps=1, seeds=(0,))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
