@@ -153,13 +153,13 @@ def figure(out: Path, path: Path, seeds: Sequence[int]) -> None:
     for kind, axis in zip(SCORE, axes, strict=True):
         for number, (name, label) in enumerate(ARMS.items()):
             for i, seed in enumerate(seeds):
-                points = [(8 * step, found[kind]) for step, found in _curve(out / f"seed{seed}", name)]
+                points = [(8 * step, 100 * found[kind]) for step, found in _curve(out / f"seed{seed}", name)]
                 if points:
                     style = {"color": f"C{number}", "linestyle": "-" if i == 0 else "--", "marker": "."}
-                    axis.plot(*zip(*points, strict=True), label=label if i == 0 else None, **style)
+                    axis.plot(*zip(*points, strict=True), label=label.replace("`", "") if i == 0 else None, **style)
         if ends := evaluations(out / "teacher"):
-            axis.axhline(ends[-1][1][kind], color="black", linestyle=":", label="teacher")
-        axis.set(title=f"{out.name}, {kind}", xlabel="photos seen", ylabel="held-out mIoU")
+            axis.axhline(100 * ends[-1][1][kind], color="black", linestyle=":", label="teacher")
+        axis.set(title=f"{out.name}, {kind}", xlabel="photos seen", ylabel="held-out mIoU, %")
         axis.grid(alpha=0.3)
     axes[0].legend()
     panels.savefig(path, dpi=100)
