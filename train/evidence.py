@@ -111,8 +111,10 @@ def run(out: Path, inputs: Inputs, *, teacher_steps: int, steps: int, seeds: Seq
             _train(dataclasses.replace(recipes["stage1"], teacher=str(teacher)), folder / "stage1", inputs)
             export(folder / "stage1", start, form="train")
         for name in ARMS:
-            files = {} if name == "scratch" else {"teacher": str(teacher), "init": str(start)}
-            _train(dataclasses.replace(recipes[name], **files), folder / name, inputs)
+            recipe = recipes[name]
+            if name != "scratch":
+                recipe = dataclasses.replace(recipe, teacher=str(teacher), init=str(start))
+            _train(recipe, folder / name, inputs)
 
 
 def _train(recipe: Recipe, folder: Path, inputs: Inputs) -> None:
