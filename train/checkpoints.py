@@ -88,11 +88,11 @@ class Checkpoints:
             raise ValueError(
                 f"checkpoint {step} of {self._orbax.directory} does not fit this recipe: {error}"
             ) from error
-        found["step"] = found["step"]["step"]
-        return dataclasses.replace(target, **found)
+        return dataclasses.replace(target, **found.pop("counters"), **found)
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    """What Orbax stores under a name each: the fields that hold any array."""
+    """What Orbax stores under a name each: the fields that hold any array, scalars together."""
     parts = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    return {name: part for name, part in parts.items() if jax.tree.leaves(part)} | {"step": {"step": state.step}}
+    counters = {name: parts.pop(name) for name in ("step", "seed")}
+    return {name: part for name, part in parts.items() if jax.tree.leaves(part)} | {"counters": counters}

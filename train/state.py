@@ -36,6 +36,7 @@ class TrainState:
 
     Attributes:
       step: steps done, which is also the number of batches consumed.
+      seed: of the step's random draws; the recipe's. Here, so that one compiled program serves all seeds.
       trained: params that learn, by part of the student.
       frozen: the other parts.
       batch_stats: BatchNorm's running statistics; empty for students without.
@@ -44,6 +45,7 @@ class TrainState:
     """
 
     step: Int[Array, ""]
+    seed: Int[Array, ""]
     trained: Params
     frozen: Params
     batch_stats: Params
@@ -97,7 +99,8 @@ def create(recipe: Recipe, params: Params, optimizer: optax.GradientTransformati
     frozen = {part: value for part, value in params.items() if part not in trained}
     keep = recipe.optimizer.ema_decay is not None
     average = jax.tree.map(jnp.array, (trained, batch_stats)) if keep else None
-    return TrainState(jnp.zeros((), jnp.int32), trained, frozen, batch_stats, optimizer.init(trained), average)
+    step, seed = jnp.zeros((), jnp.int32), jnp.asarray(recipe.seed, jnp.int32)
+    return TrainState(step, seed, trained, frozen, batch_stats, optimizer.init(trained), average)
 
 
 def abstract_state(recipe: Recipe, student: Sam, optimizer: optax.GradientTransformation) -> TrainState:

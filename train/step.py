@@ -34,7 +34,7 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
 
     Batches are in `train.data`'s format, their masks included if the recipe has prompts in the loop, and hold
     `embeddings` [B, S/16, S/16, C] of the teacher where these come from a cache. The same state and batch give the same
-    result: random draws depend on the recipe's seed and on the step.
+    result: random draws depend on the state's seed and step.
 
     Metrics are scalars: `loss` and its parts, `learning_rate`, `grad_norm` (before clipping), `update_norm`, `skipped`.
     """
@@ -43,7 +43,7 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
     loss = functools.partial(_loss, recipe, student, teacher)
 
     def step(state: TrainState, teacher_params: Params | None, batch: Batch) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
         gradient = jax.value_and_grad(
             lambda trained, batch, key: loss(trained, state.frozen, state.batch_stats, teacher_params, batch, key),
             has_aux=True,
@@ -69,7 +69,7 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
             floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
             follow = lambda old, new: rate * old + (1 - rate) * new if floating(old) else new
             average = jax.tree.map(follow, average, (trained, batch_stats))
-        new = TrainState(state.step + 1, trained, state.frozen, batch_stats, opt_state, average)
+        new = TrainState(state.step + 1, state.seed, trained, state.frozen, batch_stats, opt_state, average)
         return new, metrics
 
     return step

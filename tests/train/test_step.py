@@ -90,6 +90,16 @@ def test_prompts_in_the_loop_train_the_decoder(batch):
     assert all(np.isfinite(value) for value in metrics.values())
 
 
+def test_one_program_serves_all_seeds(prepared, batch):
+    student, teacher, start = prepared
+    recipes = [dataclasses.replace(PROMPTS, seed=seed) for seed in (0, 7)]
+    steps = [jax.jit(step.make_step(recipe, student, teacher.model, 8)) for recipe in recipes]
+    states = [state.create(recipe, start.result, make_optimizer(recipe, 8)) for recipe in recipes]
+    texts = [run.lower(now, teacher.params, batch).as_text() for run, now in zip(steps, states, strict=True)]
+    assert texts[0] == texts[1]
+    assert [int(now.seed) for now in states] == [0, 7]
+
+
 @pytest.mark.parametrize("remat", ["dots", "all"])
 def test_computing_again_changes_nothing(prepared, stepped, batch, remat):
     _, metrics = take(dataclasses.replace(ENCODER, remat=remat), prepared, batch)
