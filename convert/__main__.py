@@ -135,6 +135,22 @@ def synthetic(target: Source, *, preset: str = "repvit_sam", seed: int = 0) -> N
     print(f"wrote {target}: {preset} with random weights, seed {seed}")
 
 
+@app.command(name="onnx")
+def onnx(weights: Source, *, out: Path, resolution: int | None = None, full_size: bool = False) -> None:
+    """Image encoder and mask decoder as ONNX files, checked in ONNX Runtime against JAX.
+
+    Args:
+      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: A folder that is new or empty, for encoder.onnx and decoder.onnx.
+      resolution: Side of the input square in pixels, if not the checkpoint's.
+      full_size: A decoder that also gives masks at the photo's size.
+    """
+    from .export.onnx import export_onnx
+
+    print(export_onnx(weights, out, resolution=resolution, full_size=full_size).to_text())
+    print(f"wrote {out}/encoder.onnx, decoder.onnx")
+
+
 def main() -> None:
     """Entry point: expected errors become one line and exit code 1."""
     try:

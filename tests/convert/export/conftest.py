@@ -1,0 +1,27 @@
+"""Weights of the tiny preset as files of either kind, and the exports that several tests look at."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from convert.from_torch import from_torch  # noqa: E402
+from convert.synthetic import write  # noqa: E402
+from repvit_sam_jax import PRESETS  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """A PyTorch checkpoint in the published form, and the same as safetensors beside it."""
+    path = tmp_path_factory.mktemp("exports") / "tiny.pt"
+    write(path, PRESETS["tiny"], seed=3)
+    from_torch(path, path.with_suffix(".safetensors"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(checkpoint):
+    pytest.importorskip("onnxruntime")
+    from convert.export.onnx import export_onnx
+
+    folder = checkpoint.parent / "onnx"
+    return folder, export_onnx(checkpoint, folder, full_size=True)

@@ -1,0 +1,185 @@
+"""ONNX files: what they compute, what they say about themselves, and the predictor that runs them."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from convert import __main__ as command  # noqa: E402
+from convert.export import onnx as exporter  # noqa: E402
+from convert.export.source import read_source  # noqa: E402
+from convert.from_torch import sha256  # noqa: E402
+from convert.synthetic import synthetic_image  # noqa: E402
+from repvit_sam_jax import CheckpointError, SamPredictor, cli, load  # noqa: E402
+from repvit_sam_jax.runtimes.onnx import OnnxPredictor  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def test_report_and_metadata(onnx_folder, checkpoint):
+    folder, report = onnx_folder
+    assert report.passed
+    assert {row.case for row in report.rows} >= {"point", "box", "points, mask", "5 prompts", "96 x 128", "161 x 64"}
+    for name in ("encoder", "decoder"):
+        session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
+        about = session.get_modelmeta().custom_metadata_map
+        assert about["preset"] == "tiny"
+        assert about["source_sha256"] == sha256(checkpoint)
+        assert about["image_size"] == "128"
+        assert all(name in folder_names(folder) for name in ("encoder.onnx", "decoder.onnx"))
+
+
+def folder_names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_convolution_is_fused(onnx_folder, checkpoint):
+    import onnx
+
+    nodes = [node.op_type for node in onnx.load(onnx_folder[0] / "encoder.onnx").graph.node]
+    twin = read_source(checkpoint).twin()
+    assert nodes.count("Conv") == sum(type(m).__name__ == "Conv2d" for m in twin.image_encoder.modules())
+    assert nodes.count("BatchNormalization") == 0
+
+
+def test_gate_catches_a_wrong_weight(checkpoint, tmp_path, monkeypatch):
+    """And a failed export leaves nothing."""
+    real = exporter.export_decoder
+
+    def wrong(twin, path, *args, **kwargs):
+        twin.mask_decoder.iou_token.weight.mul_(1.001)
+        real(twin, path, *args, **kwargs)
+
+    monkeypatch.setattr(exporter, "export_decoder", wrong)
+    with pytest.raises(ValueError, match=r"tiny in onnx is past tolerance in .* was not written: .*; `convert parity`"):
+        exporter.export_onnx(checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def predictors(onnx_folder, checkpoint):
+    return OnnxPredictor(onnx_folder[0]), SamPredictor(*load(checkpoint.with_suffix(".safetensors")))
+
+
+@pytest.mark.parametrize("multimask_output", [True, False])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"point_coords": [[20, 30]], "point_labels": [1]},
+        {"point_coords": [[20, 30], [50, 40], [60, 10]], "point_labels": [1, 0, -1]},
+        {"box": [5, 5, 70, 50]},
+        {"point_coords": [[20, 30]], "point_labels": [0], "box": [5, 5, 70, 50]},
+        {"point_coords": [[[20, 30]], [[1, 2], [50, 40]], [[9, 9]]], "point_labels": [[1], [1, 0], [0]]},
+        {"mask_input": np.linspace(-3, 3, 32 * 32, dtype=np.float32).reshape(1, 32, 32)},
+        {
+            "point_coords": [[[20, 30]], [[50, 40]]],
+            "point_labels": [[1], [1]],
+            "mask_input": np.linspace(-3, 3, 2 * 32 * 32, dtype=np.float32).reshape(2, 1, 32, 32),
+        },
+    ],
+    ids=["point", "points", "box", "both", "many", "mask", "masks"],
+)
+def test_predictor_gives_what_jax_gives(predictors, prompt, multimask_output):
+    found, expected = [], []
+    for predictor, results in zip(predictors, (found, expected), strict=True):
+        predictor.set_image(synthetic_image(60, 80))
+        results += predictor.predict(**prompt, multimask_output=multimask_output, return_logits=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_many_images(predictors):
+    photos = [synthetic_image(60, 80), synthetic_image(80, 50), synthetic_image(40, 40)]
+    results = []
+    for predictor in predictors:
+        predictor.set_image_batch(photos)
+        results.append(predictor.predict_batch([[[20, 30]]] * 3, [[1]] * 3))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours[2], theirs[2], atol=2e-5)
+
+
+def test_predictor_refuses(onnx_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no encoder.onnx at .*convert onnx WEIGHTS --out DIR"):
+        OnnxPredictor(tmp_path)
+    for name in ("encoder", "decoder"):
+        (tmp_path / f"{name}.onnx").write_bytes((onnx_folder[0] / f"{name}.onnx").read_bytes())
+    rewrite_metadata(tmp_path / "decoder.onnx", source_sha256="other")
+    with pytest.raises(CheckpointError, match="from different weights"):
+        OnnxPredictor(tmp_path)
+    rewrite_metadata(tmp_path / "decoder.onnx", format="none")
+    with pytest.raises(CheckpointError, match=r"decoder.onnx was not written by `python -m convert onnx`"):
+        OnnxPredictor(tmp_path)
+    (tmp_path / "encoder.onnx").write_text("text")
+    with pytest.raises(CheckpointError, match=r"encoder.onnx is no ONNX file"):
+        OnnxPredictor(tmp_path)
+
+
+def rewrite_metadata(path, **changes):
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {prop.key: prop.value for prop in model.metadata_props} | changes)
+    onnx.save(model, path)
+
+
+def test_segment_command(onnx_folder, checkpoint, tmp_path, monkeypatch, capsys):
+    Image.fromarray(synthetic_image(60, 80)).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    results = []
+    for weights, runtime in ((checkpoint.with_suffix(".safetensors"), "jax"), (onnx_folder[0], "onnx")):
+        given = ["photo.png", "--point", "20,30", "--weights", str(weights), "--runtime", runtime, "--json"]
+        monkeypatch.setattr(sys, "argv", ["repvit-sam", "segment", *given, "--out", f"{runtime}.png"])
+        cli.main()
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0]["area"] == results[1]["area"] > 0
+    assert results[1]["device"] == "cpu, ONNX Runtime"
+    assert (tmp_path / "onnx.png").read_bytes() == (tmp_path / "jax.png").read_bytes()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--dtype", "bfloat16"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "--dtype is for the runtime jax" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.pt"], "error: no checkpoint at missing.pt\n"),
+        (["text.pt"], "error: text.pt was refused"),
+        (["text.safetensors"], "error: text.safetensors is not a safetensors file"),
+        (["classifier.pt"], "error: classifier.pt holds the classifier tiny_repvit; give a segmenter"),
+        (["tiny.pt", "--resolution", "100"], "error: --resolution must be a positive multiple of 16, such as 1024"),
+        (["tiny.pt", "--out", "full"], "error: --out full exists and is no empty folder; give a new one"),
+    ],
+)
+def test_command_refuses(checkpoint, tmp_path, monkeypatch, capsys, arguments, message):
+    from convert.synthetic import write
+    from repvit_sam_jax import CLASSIFIERS
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    for name in ("text.pt", "text.safetensors", "full/file"):
+        (tmp_path / name).write_text("text" * 20)
+    (tmp_path / "tiny.pt").write_bytes(checkpoint.read_bytes())
+    write(tmp_path / "classifier.pt", CLASSIFIERS["tiny_repvit"])
+    before = folder_names(tmp_path)
+    out = [] if "--out" in arguments else ["--out", "out"]
+    monkeypatch.setattr(sys, "argv", ["convert", "onnx", *arguments, *out])
+    with pytest.raises(SystemExit) as exit_:
+        command.main()
+    assert exit_.value.code == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith(message)
+    assert errors.count("\n") == 1
+    assert folder_names(tmp_path) == before
+
+
+def test_missing_extra(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("convert.export.onnx.PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(ValueError, match=r"no_such_package not installed; .*pip install 'repvit-sam-jax\[export\]'"):
+        exporter.export_onnx(checkpoint, tmp_path / "out")
