@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -149,6 +149,35 @@ def onnx(weights: Source, *, out: Path, resolution: int | None = None, full_size
 
     print(export_onnx(weights, out, resolution=resolution, full_size=full_size).to_text())
     print(f"wrote {out}/encoder.onnx, decoder.onnx")
+
+
+@app.command(name="coreml")
+def coreml(
+    weights: Source,
+    *,
+    out: Path,
+    resolution: int | None = None,
+    precision: Literal["float16", "float32"] = "float16",
+    target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17",
+    compress: Literal["int8", "palette6"] | None = None,
+    input_type: Annotated[Literal["image", "array"], tyro.conf.arg(name="input")] = "image",
+) -> None:
+    """Image encoder and mask decoder as Core ML packages, read back and checked against JAX; needs no Mac.
+
+    Args:
+      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: A folder that is new or empty, for encoder.mlpackage and decoder.mlpackage.
+      resolution: Side of the input square in pixels, if not the checkpoint's.
+      precision: Of the arithmetic.
+      target: The oldest system that is to run them.
+      compress: Weights as 8-bit integers, or as 6-bit indices into a palette a tensor.
+      input_type: The encoder takes an 8-bit image, or an array of numbers.
+    """
+    from .export.coreml import export_coreml, summary
+
+    given: dict[str, Any] = {"precision": precision, "target": target, "compress": compress, "input_type": input_type}
+    print(export_coreml(weights, out, resolution=resolution, **given).to_text())
+    print(f"wrote to {out}\n{summary(out)}")
 
 
 def main() -> None:

@@ -108,31 +108,37 @@ class Reference:
         return self.masks[self.cases[0].name][0, 1]
 
 
-def reference(source: Source, batch: int = 1, single: bool = False) -> Reference:
+def reference(
+    source: Source, batch: int = 1, *, single: bool = False, square: bool = False, cases: bool = True
+) -> Reference:
     """Run the JAX model, with products in full float32.
 
     Args:
       source: the weights.
       batch: number of photos.
       single: only cases of one prompt.
+      square: photos that fill the square; else a quarter of it is padding.
+      cases: whether there are prompts at all.
     """
     config, size = source.config, source.config.image_size
-    photos = [synthetic_image(size * 3 // 4, size, seed) for seed in range(batch)]
+    photos = [synthetic_image(size if square else size * 3 // 4, size, seed) for seed in range(batch)]
     images = transforms.preprocess(photos, size)
-    cases = [case for case in prompt_cases(*photos[0].shape[:2]) if case.count == 1 or not single]
+    chosen = [case for case in prompt_cases(*photos[0].shape[:2]) if cases and (case.count == 1 or not single)]
     decode = jax.jit(Sam.decode_all, static_argnums=0)
     masks: dict[str, np.ndarray] = {}
     iou: dict[str, np.ndarray] = {}
     with jax.default_matmul_precision("highest"):
         embeddings = jax.jit(Sam.encode, static_argnums=0)(source.model, source.params, images)
         for masked in (False, True):
-            group = [case for case in cases if case.masked == masked]
-            mask = masks[cases[0].name][0, 1] if masked else None
+            group = [case for case in chosen if case.masked == masked]
+            if not group:
+                continue
+            mask = masks[chosen[0].name][0, 1] if masked else None
             found = decode(source.model, source.params, embeddings[:1], _together(group, mask))
             ends = np.cumsum([case.count for case in group])[:-1]
             for case, low_res, predicted in zip(group, *(np.split(np.asarray(x)[0], ends) for x in found), strict=True):
                 masks[case.name], iou[case.name] = low_res, predicted
-    return Reference(config, photos, images, np.asarray(embeddings), cases, masks, iou)
+    return Reference(config, photos, images, np.asarray(embeddings), chosen, masks, iou)
 
 
 def _together(cases: Sequence[PromptCase], mask: np.ndarray | None) -> Prompts:
