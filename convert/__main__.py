@@ -180,6 +180,32 @@ def coreml(
     print(f"wrote to {out}\n{summary(out)}")
 
 
+@app.command(name="stablehlo")
+def stablehlo(
+    weights: Source,
+    *,
+    out: Path,
+    platforms: str = "cpu,cuda,tpu",
+    function: Literal["segment", "encode", "decode"] = "segment",
+    resolution: int | None = None,
+) -> None:
+    """A function with its weights as a jax.export artifact, for any number of images; loading it needs only JAX.
+
+    Args:
+      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: The file to write.
+      platforms: What it is to run on, of cpu, cuda, rocm and tpu, joined by commas.
+      function: Images and prompts to masks; or one half of that, images to embeddings or embeddings and prompts to masks.
+      resolution: Side of the input square in pixels, if not the checkpoint's.
+    """
+    from .export.stablehlo import export_stablehlo
+
+    names = [name.strip() for name in platforms.split(",") if name.strip()]
+    report = export_stablehlo(weights, out, platforms=names, function=function, resolution=resolution)
+    print(report.to_text() if report.rows else f"not run: this machine is none of {platforms}")
+    print(f"wrote {out}: {function} for {', '.join(names)}, {out.stat().st_size / 1e6:.1f} MB")
+
+
 def main() -> None:
     """Entry point: expected errors become one line and exit code 1."""
     try:

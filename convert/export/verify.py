@@ -134,16 +134,16 @@ def reference(
             if not group:
                 continue
             mask = masks[chosen[0].name][0, 1] if masked else None
-            found = decode(source.model, source.params, embeddings[:1], _together(group, mask))
+            found = decode(source.model, source.params, embeddings[:1], pack_cases(group, mask))
             ends = np.cumsum([case.count for case in group])[:-1]
             for case, low_res, predicted in zip(group, *(np.split(np.asarray(x)[0], ends) for x in found), strict=True):
                 masks[case.name], iou[case.name] = low_res, predicted
     return Reference(config, photos, images, np.asarray(embeddings), chosen, masks, iou)
 
 
-def _together(cases: Sequence[PromptCase], mask: np.ndarray | None) -> Prompts:
-    """All prompts of the cases in one call, padded to the longest: one compilation."""
-    count, longest = sum(case.count for case in cases), max(case.labels.shape[1] for case in cases)
+def pack_cases(cases: Sequence[PromptCase], mask: np.ndarray | None, num_points: int = 0) -> Prompts:
+    """All prompts of the cases in one call, padded to the longest or to a number of points; with the mask, if there is one, for each of them."""
+    count, longest = sum(case.count for case in cases), max(num_points, *(case.labels.shape[1] for case in cases))
     coords = np.zeros((1, count, longest, 2), np.float32)
     labels, valid = np.zeros((1, count, longest), np.int32), np.zeros((1, count, longest), bool)
     start = 0

@@ -44,6 +44,9 @@ class OnnxPredictor(SamPredictor):
         if encoder != decoder:
             raise CheckpointError(f"{folder}: encoder.onnx and decoder.onnx were exported from different weights")
         assert isinstance(encoder.config, SamConfig)
+        # A decoder that also gives masks of the photo's size wants to know it, whatever is asked for.
+        wanted = [given.name for given in self._decoder.get_inputs()]
+        self._unused = {"orig_im_size": np.ones(2, np.float32)} if "orig_im_size" in wanted else {}
         super().__init__(Sam(encoder.config), {})
 
     @property
@@ -74,6 +77,7 @@ class OnnxPredictor(SamPredictor):
                     "point_coords": np.stack(coords),
                     "point_labels": np.stack(labels),
                     **self._mask_input(prompts[group[0]]),
+                    **self._unused,
                 },
             )
             for i, found, predicted in zip(group, low_res[:, chosen], iou[:, chosen], strict=True):
