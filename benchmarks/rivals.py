@@ -79,7 +79,9 @@ def exported_encoder(model: Sam, params: Params, images: np.ndarray) -> list[Can
         return []
     twin = fused_twin(model, params)
     given = {"images": images.transpose(0, 3, 1, 2).copy()}
-    return _onnxruntime(lambda path: export_encoder(twin, path), given, "image_embeddings", lambda y: y.transpose(0, 2, 3, 1))
+    return _onnxruntime(
+        lambda path: export_encoder(twin, path), given, "image_embeddings", lambda y: y.transpose(0, 2, 3, 1)
+    )
 
 
 def _given(images: np.ndarray) -> torch.Tensor:

@@ -180,6 +180,29 @@ def coreml(
     print(f"wrote to {out}\n{summary(out)}")
 
 
+@app.command(name="coreml-bench")
+def coreml_bench(
+    folder: Source,
+    *,
+    runs: int = 50,
+    import_report: Path | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Time Core ML packages on this Mac, beside the published figures; or add what Xcode measured on a device.
+
+    Args:
+      folder: From `python -m convert coreml`.
+      runs: Predictions for each choice of compute units.
+      import_report: A JSON file with the numbers of Xcode's performance report, in place of measuring; its form is in
+        docs/export.md.
+      as_json: Print JSON in place of the tables.
+    """
+    from .export.coreml_bench import benchmark
+
+    found = benchmark(folder, runs, import_report)
+    print(json.dumps(found.to_dict(), indent=1) if as_json else found.to_text())
+
+
 @app.command(name="stablehlo")
 def stablehlo(
     weights: Source,
@@ -195,7 +218,8 @@ def stablehlo(
       weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
       out: The file to write.
       platforms: What it is to run on, of cpu, cuda, rocm and tpu, joined by commas.
-      function: Images and prompts to masks; or one half of that, images to embeddings or embeddings and prompts to masks.
+      function: Images and prompts to masks; or a half of that, images to embeddings, or embeddings and prompts to
+        masks.
       resolution: Side of the input square in pixels, if not the checkpoint's.
     """
     from .export.stablehlo import export_stablehlo

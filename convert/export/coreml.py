@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +19,7 @@ from ..torch_models import Sam
 from ..torch_models.common import LayerNorm2d
 from . import mil
 from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_OUTPUT, Decoder, Encoder
+from .quiet import import_quietly, quietly
 from .source import Source, new_folder, read_source, require
 from .verify import ExportError, PromptCase, Reference, Tolerances, gate, reference, verify
 
@@ -93,7 +91,7 @@ def export_coreml(
 
 
 def _convert_encoder(twin: Sam, precision: Precision, target: Target, input_type: InputType) -> Any:
-    ct = mil.coremltools()
+    ct = import_quietly("coremltools")
     shape = (1, 3, twin.config.image_size, twin.config.image_size)
     if input_type == "image":
         given = ct.ImageType(name=ENCODER_INPUT, shape=shape, color_layout=ct.colorlayout.RGB)
@@ -104,7 +102,7 @@ def _convert_encoder(twin: Sam, precision: Precision, target: Target, input_type
 
 
 def _convert_decoder(twin: Sam, precision: Precision, target: Target) -> Any:
-    ct = mil.coremltools()
+    ct = import_quietly("coremltools")
     side, low, dim = twin.config.embedding_size, twin.config.low_res_size, twin.config.mask_decoder.embed_dim
     example = (
         torch.zeros(1, dim, side, side),
@@ -125,9 +123,14 @@ def _convert_decoder(twin: Sam, precision: Precision, target: Target) -> Any:
 
 
 def _convert(
-    module: nn.Module, example: tuple[Tensor, ...], given: list[Any], outputs: tuple[str, ...], precision: str, target: str
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    given: list[Any],
+    outputs: tuple[str, ...],
+    precision: str,
+    target: str,
 ) -> Any:
-    ct = mil.coremltools()
+    ct = import_quietly("coremltools")
     half = ct.transform.FP16ComputePrecision(op_selector=lambda op: not _feeds_sine(op))
     with quietly():
         traced = torch.jit.trace(module.eval(), example, check_trace=False)
@@ -158,7 +161,7 @@ def _compressed(model: Any, compress: Compression | None) -> Any:
     if compress is None:
         return model
     with quietly():
-        optimize = importlib.import_module("coremltools.optimize.coreml")
+        optimize = import_quietly("coremltools.optimize.coreml")
         if compress == "int8":
             config = optimize.OpLinearQuantizerConfig(mode="linear_symmetric")
             shrink: Callable[..., Any] = optimize.linear_quantize_weights
@@ -205,13 +208,6 @@ def _describe(given: Any) -> str:
     return f"{array.ArrayDataType.Name(array.dataType).lower()} [{', '.join(sizes)}]"
 
 
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Without coremltools' warnings and progress bars."""
-    with mil.quietly(), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
 def check_structure(twin: Sam, folder: Path, precision: Precision) -> None:
     """Look at the operations of the saved encoder.
 
@@ -224,7 +220,9 @@ def check_structure(twin: Sam, folder: Path, precision: Precision) -> None:
     counts = program.op_counts()
     expected = sum(isinstance(module, nn.Conv2d) for module in modules)
     if counts["conv"] != expected:
-        raise ExportError(f"the saved encoder has {counts['conv']} convolutions in place of {expected}: it is not fused")
+        raise ExportError(
+            f"the saved encoder has {counts['conv']} convolutions in place of {expected}: it is not fused"
+        )
     norms = sum(isinstance(module, LayerNorm2d) for module in modules)  # their affine part becomes one, or is folded
     if counts["batch_norm"] > norms:
         raise ExportError(f"the saved encoder has {counts['batch_norm']} batch_norm operations: it is not fused")
@@ -255,7 +253,9 @@ def check(source: Source, folder: Path, bars: Tolerances | None = None) -> Repor
     report = verify(expected, "coreml", encode, decode, bars)
     padded = reference(source, cases=False)
     found = run(padded.photos[0]).transpose(0, 2, 3, 1)
-    row = compare("coreml", "embedding", found, padded.embeddings, bars.embedding + PADDING_TOLERANCE, case="padded photo")
+    row = compare(
+        "coreml", "embedding", found, padded.embeddings, bars.embedding + PADDING_TOLERANCE, case="padded photo"
+    )
     return dataclasses.replace(report, rows=(*report.rows, row))
 
 
@@ -274,6 +274,8 @@ def summary(folder: Path) -> str:
         path = folder / f"{name}.mlpackage"
         counts = mil.MilProgram(path).op_counts()
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        shown = ", ".join(f"{counts[op]} {op}" for op in ("conv", "gelu", "linear", "matmul", "batch_norm") if counts[op])
+        shown = ", ".join(
+            f"{counts[op]} {op}" for op in ("conv", "gelu", "linear", "matmul", "batch_norm") if counts[op]
+        )
         lines.append(f"{path.name}: {size / 1e6:.1f} MB, {counts.total()} operations ({shown})")
     return "\n".join(lines)

@@ -1,17 +1,13 @@
 """A saved Core ML package, read back and executed operation by operation, on any system.
 
-Nothing but macOS runs Core ML, so what a package computes is found out here: each operation in float32, its result rounded
-to the type that the program declares for it. Core ML may keep more digits in between, and fuses and orders sums as it likes.
+Nothing but Apple's systems runs Core ML, so what a package computes is found out here: each operation in float32, its
+result rounded to the type that the program declares for it. Core ML may keep more digits in between, and fuses and
+orders sums as it likes.
 """
 
 from __future__ import annotations
 
 import collections
-import importlib
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +16,7 @@ import torch
 from torch import Tensor
 
 from .mil_ops import OPS
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without warnings and what is logged as one."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
-
-
-def coremltools() -> Any:
-    """The package, imported without what it logs then: that it can't run models here, and knows no newer PyTorch."""
-    with quietly():
-        return importlib.import_module("coremltools")
+from .quiet import import_quietly, quietly
 
 
 class MilProgram:
@@ -54,10 +32,11 @@ class MilProgram:
         Raises:
           ValueError: it is no Core ML package, or no ML program.
         """
+        ct = import_quietly("coremltools")
+        read = import_quietly("coremltools.converters.mil.frontend.milproto.load").load
         with quietly():
-            read = importlib.import_module("coremltools.converters.mil.frontend.milproto.load").load
             try:
-                model = coremltools().models.MLModel(str(package), skip_model_load=True)
+                model = ct.models.MLModel(str(package), skip_model_load=True)
             except Exception as error:  # its errors share no class of their own
                 raise ValueError(f"{package} is no Core ML package: {str(error).splitlines()[0]}") from error
             self.spec = model.get_spec()

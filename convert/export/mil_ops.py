@@ -1,7 +1,7 @@
 """Core ML's operations in PyTorch, as far as the exported models use them.
 
-Values are float32 (also for float16, which `mil` rounds to), int64 or bool tensors; what are constants of an operation, such
-as axes, are NumPy arrays, strings and Python numbers. Meanings are those of coremltools' MIL operation reference.
+Values are float32 (also for float16, which `mil` rounds to), int64 or bool tensors; what are constants of an operation,
+such as axes, are NumPy arrays, strings and Python numbers. Meanings are those of coremltools' MIL operation reference.
 """
 
 from __future__ import annotations

@@ -40,9 +40,9 @@ class Decoder(nn.Module):
 
     Inputs: `image_embeddings` [1, C, S/16, S/16]; `point_coords` [P, N, 2], (x, y) in the resized frame; float
     `point_labels` [P, N]: 1 foreground, 0 background, 2 and 3 a box's corners, -1 the not-a-point that a prompt without
-    a box ends with; `mask_input` [P, 1, S/4, S/4] (or [1, ...] for all), logits that count where `has_mask_input` [1] is 1.
-    Outputs: `low_res_masks` [P, 4, S/4, S/4], logits, of which the first is the single mask and the others the three of an
-    ambiguous prompt, and `iou_predictions` [P, 4].
+    a box ends with; `mask_input` [1, 1, S/4, S/4], logits that count for all prompts where `has_mask_input` [1] is 1.
+    Outputs: `low_res_masks` [P, 4, S/4, S/4], logits, of which the first is the single mask and the others the three of
+    an ambiguous prompt, and `iou_predictions` [P, 4].
     """
 
     image_pe: Tensor
@@ -90,7 +90,7 @@ class FullSizeDecoder(Decoder):
         return rows @ low_res @ columns.T, low_res, iou
 
     def _resampling(self, size: int, count: int, used: Tensor) -> Tensor:
-        """[count, size]: bilinear from `size` to S, crop to `used`, bilinear to `count`, as one matrix along an axis."""
+        """[count, size]: from `size` to S, crop to `used`, to `count`, bilinear, as one matrix."""
         inner = _positions(torch.arange(count), used.double() / count, used - 1)
         outer = _positions(torch.arange(self.image_size), size / self.image_size, size - 1)
         return _hat(inner, self.image_size) @ _hat(outer, size)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +17,7 @@ from repvit_sam_jax import transforms
 from ..report import Report, Row, compare
 from ..torch_models import Sam
 from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUT, ENCODER_OUTPUT, Decoder, Encoder, FullSizeDecoder
+from .quiet import quietly
 from .source import Source, new_folder, read_source, require
 from .verify import Decode, PromptCase, Reference, Tolerances, gate, reference, verify
 
@@ -57,7 +55,7 @@ def export_onnx(weights: Path, out: Path, *, resolution: int | None = None, full
 
 
 def export_encoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """`images` float32 [B, 3, S, S], as `transforms.preprocess` makes them, to `image_embeddings` [B, C, S/16, S/16]."""
+    """`images` [B, 3, S, S], as `transforms.preprocess` makes them, to `image_embeddings` [B, C, S/16, S/16]."""
     size = twin.config.image_size
     images = {ENCODER_INPUT: torch.zeros(2, 3, size, size)}
     _export(Encoder(twin), path, images, (ENCODER_OUTPUT,), [{0: Dim("batch")}], metadata)
@@ -75,7 +73,7 @@ def export_decoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None
         return
     given["orig_im_size"] = torch.tensor([low * 3.0, low * 4.0])
     # Its forward is variadic, and the exporter wants a tuple for that.
-    _export(FullSizeDecoder(twin), path, given, ("masks", *DECODER_OUTPUTS), (tuple([*dynamic, {}]),), metadata)
+    _export(FullSizeDecoder(twin), path, given, ("masks", *DECODER_OUTPUTS), ((*dynamic, {}),), metadata)
 
 
 def _export(
@@ -103,19 +101,6 @@ def _export(
     model = program.model_proto
     onnx.helper.set_model_props(model, metadata or {})
     onnx.save(model, path)
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """PyTorch's exporters warn of what they use themselves, and of packages that nothing here needs."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def session(path: Path) -> Any:

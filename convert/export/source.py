@@ -1,4 +1,4 @@
-"""What an export starts from and how it ends: weights of either kind, and a folder that is written whole or not at all."""
+"""What an export starts from, weights of either kind, and how it ends: a folder that is written whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The whole model as one `jax.export` artifact, which needs nothing but JAX to be loaded.
 
-    exported = jax.export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
-    embeddings, low_res_masks, iou_predictions = jax.jit(exported.call)(images, point_coords, point_labels, point_valid)
+exported = jax.export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
+embeddings, low_res_masks, iou_predictions = jax.jit(exported.call)(images, point_coords, point_labels, point_valid)
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def export_stablehlo(
     `segment` takes images [B, S, S, 3], as `transforms.preprocess` makes them, float point_coords [B, P, N, 2] in the
     resized frame, int32 point_labels [B, P, N] (`Prompts` says which) and bool point_valid [B, P, N], with N =
     `NUM_POINTS`, those that are not valid changing nothing. It gives embeddings
-    [B, S/16, S/16, C], low_res_masks [B, P, 4, S/4, S/4] and iou_predictions [B, P, 4]: the single mask, then the three of
-    an ambiguous prompt. `encode` is its first half, images to embeddings, and `decode` its second, embeddings in the place
-    of images.
+    [B, S/16, S/16, C], low_res_masks [B, P, 4, S/4, S/4] and iou_predictions [B, P, 4]: the single mask, then the three
+    of an ambiguous prompt. `encode` is its first half, images to embeddings, and `decode` its second, embeddings in the
+    place of images.
 
     Args:
       weights: a `.safetensors` file of this library or a PyTorch checkpoint.

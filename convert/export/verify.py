@@ -1,4 +1,4 @@
-"""The gate of the exports: what a written file computes against the JAX model, on a synthetic photo and several prompts."""
+"""The gate of the exports: what a written file computes against the JAX model, on synthetic photos, by many prompts."""
 
 from __future__ import annotations
 
@@ -142,7 +142,10 @@ def reference(
 
 
 def pack_cases(cases: Sequence[PromptCase], mask: np.ndarray | None, num_points: int = 0) -> Prompts:
-    """All prompts of the cases in one call, padded to the longest or to a number of points; with the mask, if there is one, for each of them."""
+    """All prompts of the cases in one call, padded to the longest or to a number of points.
+
+    The mask, if there is one, is given to each of them.
+    """
     count, longest = sum(case.count for case in cases), max(num_points, *(case.labels.shape[1] for case in cases))
     coords = np.zeros((1, count, longest, 2), np.float32)
     labels, valid = np.zeros((1, count, longest), np.int32), np.zeros((1, count, longest), bool)
@@ -190,7 +193,9 @@ def _mask_row(what: str, case: str, found: np.ndarray, expected: Reference, tole
     size, config = expected.photos[0].shape[:2], expected.config
     ious, flipped = [], []
     for a, b in zip(found, expected.masks[case], strict=True):  # a prompt at a time: logits of full size are large
-        ours, theirs = (transforms.postprocess_masks(x, size, config.image_size) > config.mask_threshold for x in (a, b))
+        ours, theirs = (
+            transforms.postprocess_masks(x, size, config.image_size) > config.mask_threshold for x in (a, b)
+        )
         union = (ours | theirs).sum((1, 2))
         ious.append(np.where(union, (ours & theirs).sum((1, 2)) / np.maximum(union, 1), 1.0).min())
         flipped.append((ours != theirs).mean())
@@ -211,6 +216,7 @@ def gate(report: Report) -> Report:
     name = worst.stage if isinstance(worst, Row) else "flipped mask pixels"
     case = f" ({worst.case})" if worst.case else ""
     raise ExportError(
-        f"{report.preset} in {worst.form} is past tolerance in {len(failed)} comparisons and was not written: {name}{case} "
-        f"{figure(worst):.1e}, tolerance {worst.tolerance:.0e}; `convert parity` shows whether the weights amplify rounding"
+        f"{report.preset} in {worst.form} is past tolerance in {len(failed)} comparisons and was not written: "
+        f"{name}{case} {figure(worst):.1e}, tolerance {worst.tolerance:.0e}; `convert parity` shows whether the "
+        "weights amplify rounding"
     )

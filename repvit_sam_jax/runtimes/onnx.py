@@ -22,9 +22,9 @@ PROVIDER = "CPUExecutionProvider"
 class OnnxPredictor(SamPredictor):
     """The predictor with an exported encoder and decoder; what it takes, gives and refuses is the same.
 
-        predictor = OnnxPredictor("onnx_folder")
-        predictor.set_image(photo)
-        masks, iou_predictions, low_res_masks = predictor.predict(point_coords=[[500, 375]], point_labels=[1])
+    predictor = OnnxPredictor("onnx_folder")
+    predictor.set_image(photo)
+    masks, iou_predictions, low_res_masks = predictor.predict(point_coords=[[500, 375]], point_labels=[1])
     """
 
     def __init__(self, folder: Path | str, providers: Sequence[str] = (PROVIDER,)) -> None:
@@ -109,11 +109,15 @@ def _points(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
 
 def _open(path: Path, providers: Sequence[str]) -> Any:
     if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} at {path.parent}; `python -m convert onnx WEIGHTS --out DIR` writes it")
+        raise FileNotFoundError(
+            f"no {path.name} at {path.parent}; `python -m convert onnx WEIGHTS --out DIR` writes it"
+        )
     try:
         import onnxruntime
     except ImportError as error:
-        raise RuntimeError("onnxruntime is not installed: pip install 'repvit-sam-jax[export]' or onnxruntime") from error
+        raise RuntimeError(
+            "onnxruntime is not installed: pip install 'repvit-sam-jax[export]' or onnxruntime"
+        ) from error
     try:
         return onnxruntime.InferenceSession(path, providers=list(providers))
     except Exception as error:  # its errors share no class of their own

@@ -36,7 +36,10 @@ def bad_files(checkpoint, tmp_path_factory):
         (["missing.pt"], "error: no checkpoint at missing.pt\n"),
         (["text.pt"], "error: text.pt was refused"),
         (["text.safetensors"], "error: text.safetensors is not a safetensors file"),
-        (["classifier.safetensors"], "error: classifier.safetensors holds the classifier tiny_repvit; give a segmenter"),
+        (
+            ["classifier.safetensors"],
+            "error: classifier.safetensors holds the classifier tiny_repvit; give a segmenter",
+        ),
         (["other.pt"], "error: other.pt: these are the weights of another SAM-like model"),
         (["tiny.pt", "--resolution", "100"], "error: --resolution must be a positive multiple of 16, such as 1024"),
         (["tiny.pt", "--out", "full"], "error: --out full "),
