@@ -180,6 +180,21 @@ def coreml(
     print(f"wrote to {out}\n{summary(out)}")
 
 
+@app.command(name="litert")
+def litert(weights: Source, *, out: Path, resolution: int | None = None) -> None:
+    """Image encoder and mask decoder as LiteRT files for Android, checked in LiteRT against JAX.
+
+    Args:
+      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: A folder that is new or empty, for encoder.tflite and decoder.tflite.
+      resolution: Side of the input square in pixels, if not the checkpoint's.
+    """
+    from .export.litert import export_litert
+
+    print(export_litert(weights, out, resolution=resolution).to_text())
+    print(f"wrote {out}/encoder.tflite, decoder.tflite")
+
+
 @app.command(name="coreml-bench")
 def coreml_bench(
     folder: Source,

@@ -81,13 +81,13 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
     return Source(config, params, sha256(path))
 
 
-def require(*packages: str) -> None:
-    """Raises ValueError, with what to install, if a package is missing."""
+def require(*packages: str, extra: str = "export") -> None:
+    """Raises ValueError, with the extra to install, if a package is missing."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f"{', '.join(missing)} not installed; the exports need the extra: pip install 'repvit-sam-jax[export]' "
-            "(in a checkout: pip install -e '.[export]')"
+            f"{', '.join(missing)} not installed; this needs an extra: pip install 'repvit-sam-jax[{extra}]' "
+            f"(in a checkout: pip install -e '.[{extra}]')"
         )
 
 

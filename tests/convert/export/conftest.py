@@ -25,3 +25,15 @@ def onnx_folder(checkpoint):
 
     folder = checkpoint.parent / "onnx"
     return folder, export_onnx(checkpoint, folder, full_size=True)
+
+
+@pytest.fixture(scope="session")
+def coreml_folder(checkpoint):
+    pytest.importorskip("coremltools")
+    from convert.export.coreml import export_coreml
+
+    folder = checkpoint.parent / "coreml"
+    report = export_coreml(checkpoint, folder)
+    assert report.passed
+    assert {row.case for row in report.rows} >= {"point", "box, points", "points, mask", "padded photo"}
+    return folder

@@ -26,17 +26,8 @@ pytestmark = pytest.mark.torch
 
 
 @pytest.fixture(scope="module")
-def folder(checkpoint, tmp_path_factory):
-    path = tmp_path_factory.mktemp("coreml") / "out"
-    report = export_coreml(checkpoint, path)
-    assert report.passed
-    assert {row.case for row in report.rows} >= {"point", "box, points", "points, mask", "padded photo"}
-    return path
-
-
-@pytest.fixture(scope="module")
-def encoder(folder):
-    return MilProgram(folder / "encoder.mlpackage")
+def encoder(coreml_folder):
+    return MilProgram(coreml_folder / "encoder.mlpackage")
 
 
 @pytest.fixture(scope="module")
@@ -44,23 +35,23 @@ def twin(checkpoint):
     return read_source(checkpoint).twin()
 
 
-def test_structure_of_the_saved_encoder(encoder, twin, folder):
+def test_structure_of_the_saved_encoder(encoder, twin, coreml_folder):
     counts = encoder.op_counts()
     assert counts["conv"] == sum(isinstance(m, torch.nn.Conv2d) for m in twin.image_encoder.modules())
     assert counts["batch_norm"] <= 2  # the neck's LayerNorms
     assert counts["gelu"] == 16
     assert set(encoder.result_types()["conv"]) == {"fp16"}
-    assert "encoder.mlpackage: 0." in summary(folder)
+    assert "encoder.mlpackage: 0." in summary(coreml_folder)
 
 
-def test_positions_are_float32(folder):
-    types = MilProgram(folder / "decoder.mlpackage").result_types()
+def test_positions_are_float32(coreml_folder):
+    types = MilProgram(coreml_folder / "decoder.mlpackage").result_types()
     assert set(types["sin"]) == set(types["cos"]) == {"fp32"}
     assert set(types["softmax"]) == {"fp16"}
 
 
-def test_metadata_and_inputs(encoder, folder, checkpoint):
-    decoder = MilProgram(folder / "decoder.mlpackage")
+def test_metadata_and_inputs(encoder, coreml_folder, checkpoint):
+    decoder = MilProgram(coreml_folder / "decoder.mlpackage")
     for program in (encoder, decoder):
         about = program.metadata
         assert checkpoints.Metadata.from_strings(about).config == PRESETS["tiny"]
@@ -72,13 +63,13 @@ def test_metadata_and_inputs(encoder, folder, checkpoint):
     assert image.ColorSpace.Name(image.colorSpace) == "RGB"
 
 
-def test_interpreter_against_pytorch(folder, twin, encoder):
+def test_interpreter_against_pytorch(coreml_folder, twin, encoder):
     """The module that was exported, in float32: float16 is what is left."""
     pixels = pad(synthetic_image(96, 128), 128)
     found = encoder(image=pixels)["image_embeddings"]
     expected = Encoder(twin, normalise=True)(torch.from_numpy(pixels))
     assert 1e-5 < relative_rms(found, expected) < 3e-3
-    decoder, module = MilProgram(folder / "decoder.mlpackage"), Decoder(twin)
+    decoder, module = MilProgram(coreml_folder / "decoder.mlpackage"), Decoder(twin)
     rng = np.random.default_rng(0)
     for points in (1, 2, 16):
         given = {
@@ -103,30 +94,30 @@ def test_interpreter_refuses(encoder, tmp_path):
         MilProgram(tmp_path / "no.mlpackage")
 
 
-def test_unfused_encoder_is_noticed(folder, twin, tmp_path):
+def test_unfused_encoder_is_noticed(coreml_folder, twin, tmp_path):
     unfused = TorchSam(PRESETS["tiny"])
     with pytest.raises(ExportError, match=r"62 convolutions in place of \d+: it is not fused"):
-        check_structure(unfused, folder, "float16")
+        check_structure(unfused, coreml_folder, "float16")
     with pytest.raises(ExportError, match="fp32 was asked for"):
-        check_structure(twin, folder, "float32")
+        check_structure(twin, coreml_folder, "float32")
 
 
-def test_gate_and_nothing_left(folder, tmp_path, monkeypatch):
+def test_gate_and_nothing_left(coreml_folder, tmp_path, monkeypatch):
     """Packages of other weights are past tolerance, and so is a colour of padding that is not the mean's."""
     import shutil
 
     write(tmp_path / "other.pt", PRESETS["tiny"], seed=4)
     monkeypatch.setattr(coreml, "_convert_encoder", lambda *_: None)
     monkeypatch.setattr(coreml, "_convert_decoder", lambda *_: None)
-    monkeypatch.setattr(coreml, "_save", lambda _, path, __: shutil.copytree(folder / path.name, path))
+    monkeypatch.setattr(coreml, "_save", lambda _, path, __: shutil.copytree(coreml_folder / path.name, path))
     with pytest.raises(ExportError, match=r"tiny in coreml is past tolerance in .* was not written"):
         export_coreml(tmp_path / "other.pt", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
 
 
-def test_padding_colour_matters(folder, checkpoint, monkeypatch):
+def test_padding_colour_matters(coreml_folder, checkpoint, monkeypatch):
     monkeypatch.setattr(coreml, "PADDING", (0, 0, 0))
-    report = coreml.check(read_source(checkpoint), folder, coreml.BARS["float16"])
+    report = coreml.check(read_source(checkpoint), coreml_folder, coreml.BARS["float16"])
     failed = [row.case for row in report.rows if not row.passed]
     assert failed == ["padded photo"]
 
@@ -134,7 +125,7 @@ def test_padding_colour_matters(folder, checkpoint, monkeypatch):
 @pytest.mark.parametrize(
     "options", [{"compress": "int8"}, {"compress": "palette6"}, {"precision": "float32", "input_type": "array"}]
 )
-def test_variants(checkpoint, folder, tmp_path, options):
+def test_variants(checkpoint, coreml_folder, tmp_path, options):
     report = export_coreml(checkpoint.with_suffix(".safetensors"), tmp_path / "out", **options)
     assert report.passed
     counts = MilProgram(tmp_path / "out" / "encoder.mlpackage").op_counts()
@@ -142,7 +133,7 @@ def test_variants(checkpoint, folder, tmp_path, options):
     if "compress" in options:
         assert counts[packed[options["compress"]]] > 0
         size = lambda path: sum(file.stat().st_size for file in path.rglob("weight.bin"))
-        assert size(tmp_path / "out" / "decoder.mlpackage") < 0.9 * size(folder / "decoder.mlpackage")
+        assert size(tmp_path / "out" / "decoder.mlpackage") < 0.9 * size(coreml_folder / "decoder.mlpackage")
     else:
         assert report.rows[0].relative < 1e-5
 

@@ -155,7 +155,7 @@ def test_measure_asks_for_every_choice(folder, monkeypatch):
     assert dataclasses.asdict(found.shares[0])["part"] == "encoder"
 
 
-def test_example_inputs(checkpoint, tmp_path):
+def test_example_inputs():
     """What a package asks for: an image of its size, arrays of theirs."""
     coremltools = pytest.importorskip("coremltools")
     from coremltools.proto import Model_pb2
