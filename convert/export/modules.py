@@ -67,19 +67,25 @@ class Decoder(nn.Module):
         return self.mask_decoder(image_embeddings + dense, self.image_pe, tokens)
 
 
-class FullSizeDecoder(Decoder):
+class FullSizeDecoder(nn.Module):
     """`Decoder` that also takes `orig_im_size` [2], the photo's (height, width), and gives masks of that size first."""
 
     def __init__(self, twin: Sam):
-        super().__init__(twin)
-        self.image_size = twin.config.image_size
+        super().__init__()
+        self.decoder, self.image_size = Decoder(twin), twin.config.image_size
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        *given, orig_im_size = inputs
-        low_res, iou = super().forward(*given)
-        height, width = orig_im_size.long().unbind()
-        height, width = height.item(), width.item()
-        for size in (height, width):
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask: Tensor,
+        orig_im_size: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        low_res, iou = self.decoder(image_embeddings, point_coords, point_labels, mask_input, has_mask)
+        height, width = (size.item() for size in orig_im_size.long().unbind())
+        for size in (height, width):  # sizes of arrays that depend on a value: the exporter wants their range
             torch._check(size >= 1)
             torch._check(size <= 1 << 16)
         scale = self.image_size / orig_im_size.max().double()

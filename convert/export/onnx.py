@@ -72,8 +72,7 @@ def export_decoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None
         _export(Decoder(twin), path, given, DECODER_OUTPUTS, dynamic, metadata)
         return
     given["orig_im_size"] = torch.tensor([low * 3.0, low * 4.0])
-    # Its forward is variadic, and the exporter wants a tuple for that.
-    _export(FullSizeDecoder(twin), path, given, ("masks", *DECODER_OUTPUTS), ((*dynamic, {}),), metadata)
+    _export(FullSizeDecoder(twin), path, given, ("masks", *DECODER_OUTPUTS), [*dynamic, {}], metadata)
 
 
 def _export(

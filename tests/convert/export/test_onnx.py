@@ -17,6 +17,8 @@ from convert.synthetic import synthetic_image, write  # noqa: E402
 from repvit_sam_jax import PRESETS, CheckpointError, SamPredictor, cli, load  # noqa: E402
 from repvit_sam_jax.runtimes.onnx import OnnxPredictor  # noqa: E402
 
+from ...helpers import relative_rms  # noqa: E402
+
 pytestmark = pytest.mark.torch
 
 
@@ -146,3 +148,30 @@ def test_missing_extra(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("convert.export.onnx.PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(ValueError, match=r"no_such_package not installed; .*pip install 'repvit-sam-jax\[export\]'"):
         exporter.export_onnx(checkpoint, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_against_a_converter_of_jax(onnx_folder, checkpoint, tmp_path, monkeypatch):
+    """The JAX encoder itself, without PyTorch, through jax2onnx where that is installed."""
+    jax2onnx = pytest.importorskip("jax2onnx")
+    import jax
+    import onnx
+
+    # It knows no choice by platform: take what runs on accelerators.
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
+    source = read_source(checkpoint)
+    images = np.random.default_rng(0).normal(size=(1, 128, 128, 3)).astype(np.float32)
+    model = jax2onnx.to_onnx(lambda images: source.model.encode(source.params, images), [images.shape])
+    onnx.save(model, tmp_path / "jax.onnx")
+    ours = onnxruntime.InferenceSession(onnx_folder[0] / "encoder.onnx")
+    theirs = onnxruntime.InferenceSession(tmp_path / "jax.onnx")
+    (found,) = theirs.run(None, {theirs.get_inputs()[0].name: images})
+    (expected,) = ours.run(None, {"images": images.transpose(0, 3, 1, 2)})
+    assert relative_rms(found, expected.transpose(0, 2, 3, 1)) < 1e-5
+
+
+@pytest.mark.slow
+def test_full_size(tmp_path):
+    write(tmp_path / "weights.pt", PRESETS["repvit_sam"], seed=3)
+    assert exporter.export_onnx(tmp_path / "weights.pt", tmp_path / "out").passed
