@@ -253,9 +253,8 @@ def check(source: Source, folder: Path, bars: Tolerances | None = None) -> Repor
     report = verify(expected, "coreml", encode, decode, bars)
     padded = reference(source, cases=False)
     found = run(padded.photos[0]).transpose(0, 2, 3, 1)
-    row = compare(
-        "coreml", "embedding", found, padded.embeddings, bars.embedding + PADDING_TOLERANCE, case="padded photo"
-    )
+    bar = bars.embedding + PADDING_TOLERANCE
+    row = compare("coreml", "embedding, padded", found, padded.embeddings, bar)
     return dataclasses.replace(report, rows=(*report.rows, row))
 
 

@@ -118,8 +118,7 @@ def test_gate_and_nothing_left(coreml_folder, tmp_path, monkeypatch):
 def test_padding_colour_matters(coreml_folder, checkpoint, monkeypatch):
     monkeypatch.setattr(coreml, "PADDING", (0, 0, 0))
     report = coreml.check(read_source(checkpoint), coreml_folder, coreml.BARS["float16"])
-    failed = [row.case for row in report.rows if not row.passed]
-    assert failed == ["padded photo"]
+    assert [row.stage for row in report.rows if not row.passed] == ["embedding, padded"]
 
 
 @pytest.mark.parametrize(
