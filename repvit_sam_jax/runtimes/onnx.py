@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ..checkpoint import CheckpointError, Metadata
 from ..config import SamConfig
+from ..loading import converter
 from ..predictor import SamPredictor
 from ..prompt_encoder import NOT_A_POINT, TOP_LEFT
 from ..prompts import Prompt
@@ -110,7 +111,7 @@ def _points(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
 def _open(path: Path, providers: Sequence[str]) -> Any:
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {path.name} at {path.parent}; `python -m convert onnx WEIGHTS --out DIR` writes it"
+            f"no {path.name} at {path.parent}; python -m {converter()} onnx WEIGHTS --out DIR writes it"
         )
     try:
         import onnxruntime
@@ -128,7 +129,7 @@ def _read(path: Path, session: Any) -> Metadata:
     try:
         metadata = Metadata.from_strings(session.get_modelmeta().custom_metadata_map)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} was not written by `python -m convert onnx`: {error}") from error
+        raise CheckpointError(f"{path} was not written by python -m {converter()} onnx: {error}") from error
     if not isinstance(metadata.config, SamConfig):
         raise CheckpointError(f"{path} holds {metadata.config.name}, no segmenter")
     return metadata

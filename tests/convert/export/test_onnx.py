@@ -111,7 +111,7 @@ def test_predictor_refuses(onnx_folder, tmp_path):
     with pytest.raises(CheckpointError, match="from different weights"):
         OnnxPredictor(tmp_path)
     rewrite_metadata(tmp_path / "decoder.onnx", format="none")
-    with pytest.raises(CheckpointError, match=r"decoder.onnx was not written by `python -m convert onnx`"):
+    with pytest.raises(CheckpointError, match=r"decoder.onnx was not written by python -m convert onnx"):
         OnnxPredictor(tmp_path)
     (tmp_path / "encoder.onnx").write_text("text")
     with pytest.raises(CheckpointError, match=r"encoder.onnx is no ONNX file"):
