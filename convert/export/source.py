@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import repvit_sam_jax
 from repvit_sam_jax.checkpoint import CheckpointError, Metadata
 from repvit_sam_jax.config import SamConfig
 from repvit_sam_jax.loading import read_params
@@ -44,8 +46,6 @@ class Source:
 
     def metadata(self) -> dict[str, str]:
         """What an exported file says about itself: the same strings as a checkpoint's, and the image size."""
-        import repvit_sam_jax
-
         about = Metadata(self.config, "deploy", self.source_sha256, f"repvit_sam_jax {repvit_sam_jax.__version__}")
         return {**about.to_strings(), "image_size": str(self.config.image_size)}
 
@@ -104,7 +104,9 @@ def new_folder(out: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         yield temporary
-        temporary.chmod(out.stat().st_mode if out.exists() else 0o755)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -38,3 +38,14 @@ def coreml_folder(checkpoint):
     assert {row.case for row in report.rows} >= {"point", "box, points", "points, mask"}
     assert report.rows[-1].stage == "embedding, padded"
     return folder
+
+
+@pytest.fixture(scope="session")
+def stablehlo_file(checkpoint):
+    from convert.export.stablehlo import export_stablehlo
+
+    path = checkpoint.parent / "model.stablehlo"
+    report = export_stablehlo(checkpoint, path)
+    assert report.passed
+    assert len(report.rows) > 10
+    return path

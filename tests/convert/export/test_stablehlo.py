@@ -1,4 +1,4 @@
-"""`jax.export` artifacts: read back with JAX alone, for other numbers of images and prompts."""
+"""`jax.export` stablehlo_files: read back with JAX alone, for other numbers of images and prompts."""
 
 import os
 import subprocess
@@ -19,29 +19,20 @@ from repvit_sam_jax import PRESETS, Prompts, transforms  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
-@pytest.fixture(scope="module")
-def artifact(checkpoint, tmp_path_factory):
-    path = tmp_path_factory.mktemp("stablehlo") / "model.stablehlo"
-    report = export_stablehlo(checkpoint, path)
-    assert report.passed
-    assert len(report.rows) > 10
-    return path
-
-
 def prompts(b, p):
     rng = np.random.default_rng(0)
     valid = np.arange(NUM_POINTS) < rng.integers(1, 5, (b, p, 1))
     return rng.uniform(0, 128, (b, p, NUM_POINTS, 2)).astype(np.float32), np.ones(valid.shape, np.int32), valid
 
 
-def test_platforms_and_symbolic_shapes(artifact):
-    exported = jax.export.deserialize(bytearray(artifact.read_bytes()))
+def test_platforms_and_symbolic_shapes(stablehlo_file):
+    exported = jax.export.deserialize(bytearray(stablehlo_file.read_bytes()))
     assert exported.platforms == ("cpu", "cuda", "tpu")
     assert [str(aval.shape[:2]) for aval in exported.in_avals[1:]] == ["(b, p)"] * 3
     assert exported.out_avals[1].shape[2:] == (4, 32, 32)
 
 
-def test_loading_needs_jax_alone(artifact, checkpoint, tmp_path):
+def test_loading_needs_jax_alone(stablehlo_file, checkpoint, tmp_path):
     """In a process that may import nothing of this project, three images of two prompts each."""
     images = transforms.preprocess([synthetic_image(96, 128, seed) for seed in range(3)], 128)
     coords, labels, valid = prompts(3, 2)
@@ -49,7 +40,7 @@ def test_loading_needs_jax_alone(artifact, checkpoint, tmp_path):
     code = f"""
 import sys, jax, numpy as np
 given = np.load("given.npz")
-exported = jax.export.deserialize(bytearray(open({str(artifact)!r}, "rb").read()))
+exported = jax.export.deserialize(bytearray(open({str(stablehlo_file)!r}, "rb").read()))
 jax.config.update("jax_default_matmul_precision", "highest")
 results = jax.jit(exported.call)(*given.values())
 np.savez("found.npz", *results)
@@ -76,13 +67,13 @@ def test_halves(checkpoint, tmp_path, function):
     )
 
 
-def test_refuses(checkpoint, artifact, tmp_path, monkeypatch):
+def test_refuses(checkpoint, stablehlo_file, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--platforms takes some of cpu,cuda,rocm,tpu, got xpu"):
         export_stablehlo(checkpoint, tmp_path / "out", platforms=["cpu", "xpu"])
     with pytest.raises(ValueError, match="is a folder; give the name of a file"):
         export_stablehlo(checkpoint, tmp_path)
     write(tmp_path / "other.pt", PRESETS["tiny"], seed=4)
-    monkeypatch.setattr(stablehlo, "serialize", lambda *_: bytearray(artifact.read_bytes()))
+    monkeypatch.setattr(stablehlo, "serialize", lambda *_: bytearray(stablehlo_file.read_bytes()))
     with pytest.raises(ValueError, match="tiny in stablehlo is past tolerance"):
         export_stablehlo(tmp_path / "other.pt", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
