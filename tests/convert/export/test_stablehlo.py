@@ -67,6 +67,12 @@ def test_halves(checkpoint, tmp_path, function):
     )
 
 
+def test_without_cpu_nothing_is_compared(checkpoint, tmp_path):
+    report = export_stablehlo(checkpoint, tmp_path / "half", function="encode", platforms=["tpu"], resolution=64)
+    assert report.rows == ()
+    assert jax.export.deserialize(bytearray((tmp_path / "half").read_bytes())).platforms == ("tpu",)
+
+
 def test_refuses(checkpoint, stablehlo_file, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--platforms takes some of cpu,cuda,rocm,tpu, got xpu"):
         export_stablehlo(checkpoint, tmp_path / "out", platforms=["cpu", "xpu"])
