@@ -15,7 +15,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[convert,train]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[convert,export,train]' --group dev
 	# Beside the environment and not in it: with libtpu installed, every start of JAX would look for a TPU.
 	test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --upgrade --no-deps \
 		--constraint constraints.txt --target .venv/libtpu libtpu

@@ -21,7 +21,7 @@ from convert.torch_models import Sam as TorchSam
 from convert.torch_models import twin_of
 from repvit_sam_jax.config import SamConfig
 from repvit_sam_jax.model import Params
-from repvit_sam_jax.prompt_encoder import Prompts
+from repvit_sam_jax.prompt_encoder import NOT_A_POINT, Prompts
 from repvit_sam_jax.sam import Sam
 
 from .harness import Candidate
@@ -79,7 +79,9 @@ def exported_encoder(model: Sam, params: Params, images: np.ndarray) -> list[Can
         return []
     twin = fused_twin(model, params)
     given = {"images": images.transpose(0, 3, 1, 2).copy()}
-    return _onnxruntime(lambda path: export_encoder(twin, path), given, "embedding", lambda y: y.transpose(0, 2, 3, 1))
+    return _onnxruntime(
+        lambda path: export_encoder(twin, path), given, "image_embeddings", lambda y: y.transpose(0, 2, 3, 1)
+    )
 
 
 def _given(images: np.ndarray) -> torch.Tensor:
@@ -111,8 +113,8 @@ def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts
     """The decoder on the same embedding and point prompts, eager and, if it is installed, in ONNX Runtime."""
     twin = fused_twin(model, params)
     coords, labels = np.array(prompts.point_coords[0]), np.array(prompts.point_labels[0])
-    given = {"embedding": embedding.transpose(0, 3, 1, 2).copy(), "coords": coords, "labels": labels}
-    on_device = [torch.from_numpy(value).to(device()) for value in given.values()]
+    channels_first = embedding.transpose(0, 3, 1, 2).copy()
+    on_device = [torch.from_numpy(value).to(device()) for value in (channels_first, coords, labels)]
     twin.to(device())
 
     @torch.inference_mode()
@@ -122,8 +124,16 @@ def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts
     eager = Candidate("torch_fp32", run)
     if device().type != "cpu":
         return [eager]
-    export = lambda path: export_decoder(twin, path, *labels.shape)
-    return [eager, *_onnxruntime(export, given, "low_res_masks", lambda y: y)]
+    low, count = model.config.low_res_size, len(labels)
+    given = {  # the exported decoder takes SAM's not-a-point as a point, and gives all four masks
+        "image_embeddings": channels_first,
+        "point_coords": np.concatenate([coords, np.zeros((count, 1, 2), np.float32)], axis=1),
+        "point_labels": np.concatenate([labels, np.full((count, 1), NOT_A_POINT)], axis=1).astype(np.float32),
+        "mask_input": np.zeros((1, 1, low, low), np.float32),
+        "has_mask_input": np.zeros(1, np.float32),
+    }
+    export = lambda path: export_decoder(twin, path)
+    return [eager, *_onnxruntime(export, given, "low_res_masks", lambda y: y[:, 1:])]
 
 
 def _onnxruntime(

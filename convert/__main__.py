@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -133,6 +133,116 @@ def synthetic(target: Source, *, preset: str = "repvit_sam", seed: int = 0) -> N
 
     write(target, get_model_config(preset), seed)
     print(f"wrote {target}: {preset} with random weights, seed {seed}")
+
+
+@app.command(name="onnx")
+def onnx(weights: Source, *, out: Path, resolution: int | None = None, full_size: bool = False) -> None:
+    """Image encoder and mask decoder as ONNX files, checked in ONNX Runtime against JAX.
+
+    Args:
+      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: A folder that is new or empty, for encoder.onnx and decoder.onnx.
+      resolution: Side of the input square in pixels, if not the checkpoint's.
+      full_size: A decoder that also gives masks at the photo's size.
+    """
+    from .export.onnx import export_onnx
+
+    print(export_onnx(weights, out, resolution=resolution, full_size=full_size).to_text())
+    print(f"wrote {out}/encoder.onnx, decoder.onnx")
+
+
+@app.command(name="coreml")
+def coreml(
+    weights: Source,
+    *,
+    out: Path,
+    resolution: int | None = None,
+    precision: Literal["float16", "float32"] = "float16",
+    target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17",
+    compress: Literal["int8", "palette6"] | None = None,
+    input_type: Annotated[Literal["image", "array"], tyro.conf.arg(name="input")] = "image",
+) -> None:
+    """Image encoder and mask decoder as Core ML packages, read back and checked against JAX; needs no Mac.
+
+    Args:
+      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: A folder that is new or empty, for encoder.mlpackage and decoder.mlpackage.
+      resolution: Side of the input square in pixels, if not the checkpoint's.
+      precision: Of the arithmetic.
+      target: The oldest system that is to run them.
+      compress: Weights as 8-bit integers, or as 6-bit indices into a palette a tensor.
+      input_type: The encoder takes an 8-bit image, or an array of numbers.
+    """
+    from .export.coreml import export_coreml, summary
+
+    given: dict[str, Any] = {"precision": precision, "target": target, "compress": compress, "input_type": input_type}
+    print(export_coreml(weights, out, resolution=resolution, **given).to_text())
+    print(f"wrote to {out}\n{summary(out)}")
+
+
+@app.command(name="litert")
+def litert(weights: Source, *, out: Path, resolution: int | None = None) -> None:
+    """Image encoder and mask decoder as LiteRT files for Android, checked in LiteRT against JAX.
+
+    Args:
+      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: A folder that is new or empty, for encoder.tflite and decoder.tflite.
+      resolution: Side of the input square in pixels, if not the checkpoint's.
+    """
+    from .export.litert import export_litert
+
+    print(export_litert(weights, out, resolution=resolution).to_text())
+    print(f"wrote {out}/encoder.tflite, decoder.tflite")
+
+
+@app.command(name="coreml-bench")
+def coreml_bench(
+    folder: Source,
+    *,
+    runs: int = 50,
+    import_report: Path | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Time Core ML packages on this Mac, beside the published figures; or add what Xcode measured on a device.
+
+    Args:
+      folder: From `python -m convert coreml`.
+      runs: Predictions for each choice of compute units.
+      import_report: A JSON file with the numbers of Xcode's performance report, in place of measuring; its form is in
+        docs/export.md.
+      as_json: Print JSON in place of the tables.
+    """
+    from .export.coreml_bench import benchmark
+
+    found = benchmark(folder, runs, import_report)
+    print(json.dumps(found.to_dict(), indent=1) if as_json else found.to_text())
+
+
+@app.command(name="stablehlo")
+def stablehlo(
+    weights: Source,
+    *,
+    out: Path,
+    platforms: str = "cpu,cuda,tpu",
+    function: Literal["segment", "encode", "decode"] = "segment",
+    resolution: int | None = None,
+) -> None:
+    """A function with its weights as a jax.export artifact, for any number of images; loading it needs only JAX.
+
+    Args:
+      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: The file to write.
+      platforms: What it is to run on, of cpu, cuda, rocm and tpu, joined by commas.
+      function: Images and prompts to masks; or a half of that, images to embeddings, or embeddings and prompts to
+        masks.
+      resolution: Side of the input square in pixels, if not the checkpoint's.
+    """
+    from .export.stablehlo import export_stablehlo
+
+    names = [name.strip() for name in platforms.split(",") if name.strip()]
+    report = export_stablehlo(weights, out, platforms=names, function=function, resolution=resolution)
+    print(report.to_text() if report.rows else "not compared with the JAX model: cpu is none of the platforms")
+    print(f"wrote {out}: {function} for {', '.join(names)}, {out.stat().st_size / 1e6:.1f} MB")
 
 
 def main() -> None:

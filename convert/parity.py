@@ -83,7 +83,7 @@ def _compare_classifiers(
     rows = []
     for name, params in forms.items():
         classify = jax.jit(functools.partial(Classifier(config, name).classify, return_stages=True))
-        rows += _compare_stages(name, classify(params, images)[1], expected, _encoder_tolerance(config.backbone))
+        rows += _compare_stages(name, classify(params, images)[1], expected, encoder_tolerance(config.backbone))
     report = Report(config.name, tuple(rows), masks=())
     if report.passed:
         return report
@@ -99,7 +99,7 @@ def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, 
     for name, params in forms.items():
         encode = jax.jit(functools.partial(Sam(config, name).encode, return_stages=True))
         embedding, stages = encode(params, reference.images)
-        rows += _compare_stages(name, stages, reference.encoder, _encoder_tolerance(config.image_encoder))
+        rows += _compare_stages(name, stages, reference.encoder, encoder_tolerance(config.image_encoder))
         masks += [_compare_masks(name, case, decode, embedding, reference) for case in reference.cases]
     rows += [row for case in reference.cases for row in _compare_decoder(case, decode, reference)]
     report = Report(config.name, tuple(rows), tuple(masks))
@@ -109,7 +109,8 @@ def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, 
     return dataclasses.replace(report, noise=noise)
 
 
-def _encoder_tolerance(config: EncoderConfig) -> float:
+def encoder_tolerance(config: EncoderConfig) -> float:
+    """The bar of an encoder's stages and embedding."""
     deep = isinstance(config, RepViTConfig) and sum(config.depths) > 50
     return DEEP_TOLERANCE if deep else ENCODER_TOLERANCE
 

@@ -90,7 +90,8 @@ class Report:
             stage = f"{row.stage} ({row.case})" if row.case else row.stage
             numbers = f"{row.max_absolute:.2e} | {row.relative:.2e} | {row.cosine:.9f} | {row.tolerance:.0e}"
             lines.append(f"| {row.form} | {stage} | {numbers} | {_verdict(row.passed)} |")
-        lines += ["", "| form | prompt | mask IoU | flipped pixels | tolerance | |", "|---|---|---:|---:|---:|---|"]
+        if self.masks:
+            lines += ["", "| form | prompt | mask IoU | flipped pixels | tolerance | |", "|---|---|---:|---:|---:|---|"]
         for mask in self.masks:
             numbers = f"{mask.iou:.7f} | {mask.flipped:.2e} | {mask.tolerance:.0e}"
             lines.append(f"| {mask.form} | {mask.case} | {numbers} | {_verdict(mask.passed)} |")

@@ -20,6 +20,11 @@ from .reparam import ReparamError, fuse
 from .sam import Sam
 
 
+def converter() -> str:
+    """What `python -m` calls the converter, which lies beside the library in a checkout and inside it in a wheel."""
+    return "repvit_sam_jax.convert" if importlib.util.find_spec("repvit_sam_jax.convert") else "convert"
+
+
 def model_of(
     config: ModelConfig, form: Form = "deploy", dtype: Literal["float32", "bfloat16"] = "float32"
 ) -> Sam | Classifier:
@@ -111,9 +116,9 @@ def _load(
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if path.suffix in (".pt", ".pth", ".bin"):
-        # In a checkout the converter lies beside the library, in an installed wheel inside it.
-        home = "repvit_sam_jax.convert" if importlib.util.find_spec("repvit_sam_jax.convert") else "convert"
-        command = shlex.join(["python", "-m", home, "from-torch", str(path), str(path.with_suffix(".safetensors"))])
+        command = shlex.join(
+            ["python", "-m", converter(), "from-torch", str(path), str(path.with_suffix(".safetensors"))]
+        )
         raise CheckpointError(f"{path} is a PyTorch checkpoint; convert it once:\n  {command}")
     config, form, params = read_params(path, form)
     if image_size is not None:

@@ -127,9 +127,7 @@ class SamPredictor:
         embeddings: list[Array] = []
         for start in range(0, len(rgb), ENCODE_BATCH):
             batch = transforms.preprocess(rgb[start : start + ENCODE_BATCH], self.model.config.image_size)
-            padding = [(0, bucket(len(batch)) - len(batch))] + [(0, 0)] * 3
-            encoded = _encode(self.model, self.params, np.pad(batch, padding))
-            embeddings += _split(encoded)[: len(batch)]
+            embeddings += self._encode_images(batch)
         self._embeddings, self._sizes = embeddings, [image.shape[:2] for image in images]
 
     def get_image_embedding(self) -> Float[Array, "1 h w c"]:
@@ -260,11 +258,18 @@ class SamPredictor:
         pending = []
         for start in range(0, len(prompts), DECODE_BATCH):
             chunk: list[Prompt] = prompts[start : start + DECODE_BATCH]
-            packed = pack(chunk, bucket(len(chunk)))
-            pending.append(
-                (len(chunk), *_decode(self.model, self.params, self._embeddings[index], packed, multimask_output))
-            )
+            pending.append((len(chunk), *self._decode_prompts(self._embeddings[index], chunk, multimask_output)))
         return index, single, pending
+
+    def _encode_images(self, images: Float[np.ndarray, "b s s 3"]) -> list[Any]:
+        """An embedding [1, S/16, S/16, C] for each image."""
+        padding = [(0, bucket(len(images)) - len(images))] + [(0, 0)] * 3
+        return _split(_encode(self.model, self.params, np.pad(images, padding)))[: len(images)]
+
+    def _decode_prompts(self, embedding: Any, prompts: Sequence[Prompt], multimask_output: bool) -> tuple[Any, Any]:
+        """Low-res masks [1, P, M, S/4, S/4] and predicted IoUs [1, P, M], with P at least the number of prompts."""
+        packed = pack(prompts, bucket(len(prompts)))
+        return _decode(self.model, self.params, embedding, packed, multimask_output)
 
     def _finish(self, started: tuple[int, bool, list[tuple[int, Array, Array]]], return_logits: bool) -> Prediction:
         index, single, pending = started

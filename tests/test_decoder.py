@@ -255,29 +255,3 @@ def test_full_size_masks(plain):
     assert relative_rms(masks, expected_masks) < 1e-5
     np.testing.assert_allclose(iou, expected_iou, atol=1e-5)
     assert np.mean((np.asarray(masks) > 0) == (np.asarray(expected_masks) > 0)) >= 0.9999
-
-
-@pytest.mark.torch
-@pytest.mark.filterwarnings("ignore")  # PyTorch's exporter uses what PyTorch has deprecated
-def test_exported_to_onnx(twin, embeddings, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    from convert.export.onnx import export_decoder, export_encoder
-
-    prompts = make_prompts(b=1, n=2)
-    given = {
-        "embedding": embeddings[:1].transpose(0, 3, 1, 2),
-        "coords": prompts.point_coords[0],
-        "labels": prompts.point_labels[0],
-    }
-    images = np.random.default_rng(0).normal(size=(1, 3, 128, 128)).astype(np.float32)
-    export_decoder(twin, tmp_path / "decoder.onnx", prompts=3, points=2)
-    export_encoder(twin, tmp_path / "encoder.onnx")
-    decoder, encoder = (onnxruntime.InferenceSession(tmp_path / f"{name}.onnx") for name in ("decoder", "encoder"))
-    with torch.inference_mode():
-        expected = twin.decode(*(torch.from_numpy(value.copy()) for value in given.values()))
-        embedding = twin.encode(torch.from_numpy(images))
-    masks, iou = decoder.run(["low_res_masks", "iou_predictions"], given)
-    assert relative_rms(masks, expected[0]) < 1e-5
-    np.testing.assert_allclose(iou, expected[1], atol=1e-5)
-    assert relative_rms(encoder.run(["embedding"], {"images": images})[0], embedding) < 1e-5

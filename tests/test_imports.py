@@ -19,7 +19,7 @@ LEVELS = [
     {"sam"},
     {"loading"},
     {"predictor"},
-    {"mask_generator", "photos"},
+    {"mask_generator", "photos", "runtimes.onnx"},
     {"cli.common"},
     {"cli.segment", "cli.everything", "cli.classify"},
     {"cli.__main__"},

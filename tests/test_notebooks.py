@@ -1,5 +1,6 @@
 """Every notebook runs from its first cell to its last, on the small preset."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -8,13 +9,13 @@ from nbclient import NotebookClient
 
 from repvit_sam_jax import checkpoint
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))}
 
 pytestmark = pytest.mark.torch
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == ["automatic_mask_generator", "distillation", "predictor"]
+    assert list(NOTEBOOKS) == ["automatic_mask_generator", "coreml_export", "distillation", "predictor"]
 
 
 def execute(path, folder):
@@ -30,21 +31,37 @@ def execute(path, folder):
 def test_distillation_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    printed = str([cell.outputs for cell in execute(NOTEBOOKS[1], tmp_path / "notebooks").cells if "outputs" in cell])
+    printed = str(
+        [cell.outputs for cell in execute(NOTEBOOKS["distillation"], tmp_path / "notebooks").cells if "outputs" in cell]
+    )
     assert printed.count("steps done: 30") == 2
     assert "run of another recipe" in printed
 
 
-@pytest.mark.parametrize("with_weights", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("path", [NOTEBOOKS[0], NOTEBOOKS[2]], ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore")
-def test_notebook_runs(path, with_weights, tiny_train, tmp_path, monkeypatch):
+def test_coreml_export_runs(tmp_path, monkeypatch):
+    pytest.importorskip("coremltools")
+    monkeypatch.setenv("REPVIT_SAM_PRESET", "tiny")
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    cells = execute(NOTEBOOKS["coreml_export"], tmp_path / "notebooks").cells
+    printed = str([cell.outputs for cell in cells if "outputs" in cell])
+    assert "RANDOM" in printed
+    assert "tiny: 20 of 20 comparisons within tolerance" in printed
+    (agreement,) = re.findall(r"agreement with JAX: ([0-9.]+) of the pixels", printed)
+    assert float(agreement) > 0.99
+
+
+@pytest.mark.parametrize("with_weights", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["automatic_mask_generator", "predictor"])
+@pytest.mark.filterwarnings("ignore")
+def test_notebook_runs(name, with_weights, tiny_train, tmp_path, monkeypatch):
     """With a converted checkpoint where the README puts it, and with random weights."""
     if with_weights:
         metadata = checkpoint.Metadata(tiny_train[0].config, "train")
         checkpoint.save(tmp_path / "weights" / "repvit_sam.safetensors", tiny_train[1], metadata)
     monkeypatch.setenv("REPVIT_SAM_PRESET", "tiny")
     monkeypatch.setenv("MPLBACKEND", "agg")
-    notebook = execute(path, tmp_path / "notebooks")
+    notebook = execute(NOTEBOOKS[name], tmp_path / "notebooks")
     printed = "".join(output.get("text", "") for output in notebook.cells[2].outputs)
     assert ("RANDOM" in printed) != with_weights

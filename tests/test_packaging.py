@@ -37,6 +37,8 @@ def test_contents(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"repvit_sam_jax"}
     assert "repvit_sam_jax/py.typed" in names
     assert "repvit_sam_jax/convert/torch_models/sam.py" in names
+    assert "repvit_sam_jax/convert/export/coreml.py" in names
+    assert "repvit_sam_jax/runtimes/onnx.py" in names
     info = next(top for top in tops if top.endswith(".dist-info"))
     assert f"{info}/licenses/LICENSE" in names
     assert f"{info}/licenses/NOTICE" in names
@@ -59,6 +61,10 @@ def test_used_outside_the_checkout(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     load = "import repvit_sam_jax as r; model, params = r.load('tiny.safetensors'); print(model.config.name)"
     assert run_outside(tmp_path, "-c", load).stdout.strip() == "tiny"
+    exported = run_outside(
+        tmp_path, "-m", "repvit_sam_jax.convert", "stablehlo", "tiny.pt", "--out", "tiny.hlo", "--platforms", "cpu"
+    )
+    assert "comparisons within tolerance" in exported.stdout, exported.stderr
     hint = run_outside(tmp_path, "-c", "import repvit_sam_jax as r; r.load('tiny.pt')")
     assert "python -m repvit_sam_jax.convert from-torch tiny.pt tiny.safetensors" in hint.stderr
 

@@ -1,1 +1,1 @@
-"""The PyTorch twins in formats of other runtimes, to be compared with."""
+"""Models in formats of other runtimes, each checked against the JAX model before it is written."""

@@ -1,62 +1,153 @@
-"""PyTorch twins to ONNX files of fixed shapes. Needs the packages `onnx` and `onnxscript`."""
+"""Encoder and decoder as ONNX files, through PyTorch's exporter, checked in ONNX Runtime against JAX."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
+from repvit_sam_jax import transforms
+
+from ..report import Report, Row, compare
 from ..torch_models import Sam
+from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUT, ENCODER_OUTPUT, Decoder, Encoder, FullSizeDecoder
+from .quiet import quietly
+from .source import Source, new_folder, read_source, require
+from .verify import Decode, PromptCase, Reference, Tolerances, gate, reference, verify
+
+OPSET = 18
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-class _Encoder(nn.Module):
-    def __init__(self, twin: Sam):
-        super().__init__()
-        self.twin = twin
+def export_onnx(weights: Path, out: Path, *, resolution: int | None = None, full_size: bool = False) -> Report:
+    """Write `encoder.onnx` and `decoder.onnx`, all or nothing.
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.twin.encode(images)
+    The encoder takes any number of images. For the decoder's inputs and outputs see `modules.Decoder` and, with
+    `full_size`, `modules.FullSizeDecoder`. Both files say in their metadata what a checkpoint says.
 
+    Args:
+      weights: a `.safetensors` file of this library or a PyTorch checkpoint.
+      out: a folder that is new or empty.
+      resolution: side of the input square in pixels, if not the checkpoint's.
+      full_size: a decoder that also gives masks at the photo's size.
 
-class _Decoder(nn.Module):
-    def __init__(self, twin: Sam):
-        super().__init__()
-        self.twin = twin
+    Returns:
+      The comparison with the JAX model, within tolerance.
 
-    def forward(self, embedding: Tensor, coords: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return self.twin.decode(embedding, coords, labels)
-
-
-def export_encoder(twin: Sam, path: Path) -> None:
-    """One image: `images` [1, 3, S, S] to `embedding` [1, C, S/16, S/16]."""
-    size = twin.config.image_size
-    _export(_Encoder(twin), path, {"images": torch.zeros(1, 3, size, size)}, ["embedding"])
-
-
-def export_decoder(twin: Sam, path: Path, prompts: int, points: int) -> None:
-    """`prompts` prompts of `points` points on one image.
-
-    Inputs `embedding` [1, C, S/16, S/16], `coords` [P, N, 2] in the resized frame and int32 `labels` [P, N]; outputs
-    `low_res_masks` [P, 3, S/4, S/4] and `iou_predictions` [P, 3].
+    Raises:
+      ValueError: a package is missing, `out` is not empty, or the resolution is no multiple of 16.
+      FileNotFoundError, CheckpointError: as `read_source`.
+      ExportError: the files do not compute what the JAX model computes; nothing is written.
     """
-    side, dim = twin.config.embedding_size, twin.config.mask_decoder.embed_dim
-    given = {
-        "embedding": torch.zeros(1, dim, side, side),
-        "coords": torch.zeros(prompts, points, 2),
-        "labels": torch.ones(prompts, points, dtype=torch.int32),
-    }
-    _export(_Decoder(twin), path, given, ["low_res_masks", "iou_predictions"])
+    require(*PACKAGES)
+    source = read_source(weights, resolution)
+    with new_folder(out) as folder:
+        twin = source.twin()
+        export_encoder(twin, folder / "encoder.onnx", source.metadata())
+        export_decoder(twin, folder / "decoder.onnx", source.metadata(), full_size=full_size)
+        return gate(check(source, folder))
 
 
-def _export(module: nn.Module, path: Path, inputs: dict[str, Tensor], outputs: list[str]) -> None:
-    torch.onnx.export(
-        module.eval(),
-        tuple(inputs.values()),
-        path,
-        input_names=list(inputs),
-        output_names=outputs,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+def export_encoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """`images` [B, 3, S, S], as `transforms.preprocess` makes them, to `image_embeddings` [B, C, S/16, S/16]."""
+    size = twin.config.image_size
+    images = {ENCODER_INPUT: torch.zeros(2, 3, size, size)}
+    _export(Encoder(twin), path, images, (ENCODER_OUTPUT,), [{0: Dim("batch")}], metadata)
+
+
+def export_decoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None, full_size: bool = False) -> None:
+    """P prompts of N points on one image; see `modules`."""
+    side, low, dim = twin.config.embedding_size, twin.config.low_res_size, twin.config.mask_decoder.embed_dim
+    shapes = ((1, dim, side, side), (3, 2, 2), (3, 2), (1, 1, low, low), (1,))
+    given = {name: torch.ones(shape) for name, shape in zip(DECODER_INPUTS, shapes, strict=True)}
+    prompts, points = Dim("prompts"), Dim("points")
+    dynamic: list[Any] = [{}, {0: prompts, 1: points}, {0: prompts, 1: points}, {}, {}]
+    if not full_size:
+        _export(Decoder(twin), path, given, DECODER_OUTPUTS, dynamic, metadata)
+        return
+    given["orig_im_size"] = torch.tensor([low * 3.0, low * 4.0])
+    _export(FullSizeDecoder(twin), path, given, ("masks", *DECODER_OUTPUTS), [*dynamic, {}], metadata)
+
+
+def _export(
+    module: nn.Module,
+    path: Path,
+    inputs: dict[str, Tensor],
+    outputs: Sequence[str],
+    dynamic_shapes: Any,
+    metadata: dict[str, str] | None,
+) -> None:
+    import onnx
+
+    with quietly():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=tuple(dynamic_shapes),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, metadata or {})
+    onnx.save(model, path)
+
+
+def session(path: Path) -> Any:
+    """An ONNX Runtime session on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def check(source: Source, folder: Path) -> Report:
+    """What the files of a folder compute, against the JAX model."""
+    encoder, decoder = (session(folder / f"{name}.onnx") for name in ("encoder", "decoder"))
+
+    def encode(expected: Reference) -> np.ndarray:
+        # One image, then all of them: the batch is dynamic.
+        images = expected.images.transpose(0, 3, 1, 2)
+        run = lambda given: encoder.run([ENCODER_OUTPUT], {ENCODER_INPUT: given})[0]
+        return np.concatenate([run(images[:1]), run(images)[1:]])
+
+    expected = reference(source, batch=2)
+    bars = Tolerances.float32(source.config)
+    report = verify(expected, "onnx", encode, decode_with(decoder, expected), bars)
+    if "masks" not in [given.name for given in decoder.get_outputs()]:
+        return report
+    return dataclasses.replace(report, rows=(*report.rows, *_full_size_rows(decoder, expected, bars.masks)))
+
+
+def _full_size_rows(decoder: Any, expected: Reference, tolerance: float) -> Iterator[Row]:
+    """Masks of several sizes, larger and smaller than S, against `transforms.postprocess_masks`."""
+    side, case = expected.config.image_size, expected.cases[0]
+    given = {"image_embeddings": expected.embeddings[:1].transpose(0, 3, 1, 2), **case.feeds(expected.mask_input)}
+    for size in ((side * 3 // 4, side), (side * 5 // 4 + 1, side // 2), (side // 3, side // 3)):
+        found = decoder.run(["masks"], {**given, "orig_im_size": np.array(size, np.float32)})[0]
+        masks = transforms.postprocess_masks(expected.masks[case.name], size, side)
+        yield compare("onnx", "masks", found, masks, tolerance, case=f"{size[0]} x {size[1]}")
+
+
+def decode_with(decoder: Any, expected: Reference) -> Decode:
+    """A session as `verify` wants it."""
+    extra = {}
+    if "orig_im_size" in [given.name for given in decoder.get_inputs()]:
+        extra["orig_im_size"] = np.array(expected.photos[0].shape[:2], np.float32)
+
+    def decode(embedding: np.ndarray, case: PromptCase) -> tuple[np.ndarray, np.ndarray]:
+        given = {"image_embeddings": embedding, **case.feeds(expected.mask_input), **extra}
+        masks, iou = decoder.run(list(DECODER_OUTPUTS), given)
+        return masks, iou
+
+    return decode

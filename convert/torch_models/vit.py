@@ -44,14 +44,16 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, h, w, _ = x.shape
-        q, k, v = self.qkv(x).flatten(1, 2).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        # Image and head share an axis: Core ML takes five.
+        qkv = self.qkv(x).flatten(1, 2).unflatten(2, (3 * self.num_heads, -1)).transpose(1, 2)
+        q, k, v = (part.flatten(0, 1) for part in qkv.chunk(3, dim=1))
         scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)
-        grid = q.unflatten(2, (h, w))
-        bias_h = torch.einsum("bnhwd,hkd->bnhwk", grid, _relative(self.rel_pos_h, h))
-        bias_w = torch.einsum("bnhwd,wkd->bnhwk", grid, _relative(self.rel_pos_w, w))
-        scores = scores.unflatten(2, (h, w)).unflatten(4, (h, w)) + bias_h[..., None] + bias_w[..., None, :]
-        weights = torch.softmax(scores.flatten(4).flatten(2, 3), dim=-1)
-        return self.proj((weights @ v).transpose(1, 2).reshape(b, h, w, -1))
+        grid = q.unflatten(1, (h, w))
+        bias_h = torch.einsum("nhwd,hkd->nhwk", grid, _relative(self.rel_pos_h, h))
+        bias_w = torch.einsum("nhwd,wkd->nhwk", grid, _relative(self.rel_pos_w, w))
+        scores = scores.unflatten(1, (h, w)).unflatten(3, (h, w)) + bias_h[..., None] + bias_w[..., None, :]
+        weights = torch.softmax(scores.flatten(3).flatten(1, 2), dim=-1)
+        return self.proj((weights @ v).unflatten(0, (b, -1)).transpose(1, 2).reshape(b, h, w, -1))
 
 
 class Block(nn.Module):

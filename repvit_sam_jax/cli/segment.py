@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,7 @@ from .common import COMPILE_CACHE, Stopwatch, check_new_folder, setting, size_of
 
 if TYPE_CHECKING:
     from ..photos import PhotoPrompt
+    from ..predictor import SamPredictor
 
 
 def segment(
@@ -24,6 +26,7 @@ def segment(
     out: Path | None = None,
     overlay: Path | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
+    runtime: Literal["jax", "onnx"] = "jax",
     compile_cache: Path | None = COMPILE_CACHE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
@@ -37,7 +40,8 @@ def segment(
 
     Args:
       photo: The image file, or a folder of them.
-      weights: A .safetensors file from `python -m convert from-torch`.
+      weights: A .safetensors file from `python -m convert from-torch`; for the runtime onnx, a folder from `python -m
+        convert onnx`.
       point: X,Y or X,Y,LABEL in pixels; label 1 (the default) is foreground, 0 background. May be repeated.
       box: X1,Y1,X2,Y2 in pixels.
       prompts: For a folder, a JSON file with prompts of the photos to segment: {"photo.jpg": {"points": [[X, Y], [X, Y,
@@ -46,6 +50,7 @@ def segment(
         new or empty, for a mask a photo under the photo's name; masks if not given.
       overlay: Also write the photo with mask and prompts drawn over it; for a folder, into another such folder.
       dtype: Precision of the arithmetic.
+      runtime: What computes: JAX, or ONNX Runtime on the CPU in float32.
       compile_cache: Folder that keeps compiled programs for the next run; None keeps none.
       as_json: Print the result as JSON.
     """
@@ -58,6 +63,8 @@ def segment(
         raise ValueError("nothing to segment: give --point or --box, or with a folder --prompts")
     if prompts is not None and (points or corners is not None):
         raise ValueError("give either --prompts, or --point and --box for all photos")
+    if runtime == "onnx" and dtype != "float32":
+        raise ValueError("--runtime onnx computes in float32; --dtype is for the runtime jax")
     is_folder = photo.is_dir()
     if prompts is not None and not is_folder:
         raise ValueError(f"--prompts is for a folder of photos, and {photo} is none; give --point or --box")
@@ -69,7 +76,7 @@ def segment(
     prompt = PhotoPrompt([p[:2] for p in points], [int(label) for label in labels], corners)
     if not is_folder:
         use_compile_cache(compile_cache)
-        result = _segment_photo(photo, prompt, weights, out, overlay, dtype)
+        result = _segment_photo(photo, prompt, Weights(weights, runtime, dtype), out, overlay)
         print(json.dumps(result, indent=1) if as_json else _report(result))
         return
     photos = list_photos(photo)
@@ -80,27 +87,49 @@ def segment(
         raise ValueError(f"{prompts} names no photo")
     check_names(list(chosen))
     use_compile_cache(compile_cache)
-    result = _segment_folder(chosen, weights, out, overlay, dtype)
+    result = _segment_folder(chosen, Weights(weights, runtime, dtype), out, overlay)
     print(json.dumps(result, indent=1) if as_json else _report_folder(photo, out, overlay, result))
     if result["failures"]:
         raise SystemExit("\n".join(f"error: {failure['error']}" for failure in result["failures"]))
 
 
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """What is to be loaded, and what computes with it."""
+
+    path: Path
+    runtime: Literal["jax", "onnx"]
+    dtype: Literal["float32", "bfloat16"]
+
+    def open(self) -> SamPredictor:
+        """The predictor."""
+        if self.runtime == "onnx":
+            from ..runtimes.onnx import OnnxPredictor
+
+            return OnnxPredictor(self.path)
+        from ..loading import load
+        from ..predictor import SamPredictor
+
+        return SamPredictor(*load(self.path, dtype=self.dtype))
+
+    def setting(self, predictor: SamPredictor) -> dict[str, Any]:
+        """What a result says about how it was computed."""
+        found = setting(self.path, predictor.model)
+        return found if self.runtime == "jax" else {**found, "device": "cpu, ONNX Runtime"}
+
+
 def _segment_photo(
-    photo: Path, prompt: PhotoPrompt, weights: Path, out: Path, overlay: Path | None, dtype: Any
+    photo: Path, prompt: PhotoPrompt, weights: Weights, out: Path, overlay: Path | None
 ) -> dict[str, Any]:
     import jax
 
-    from ..loading import load
     from ..photos import Segmented, best_mask
-    from ..predictor import SamPredictor
     from ..transforms import load_image
 
     image = load_image(photo)
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, "load"):
-        model, params = load(weights, dtype=dtype)
-    predictor = SamPredictor(model, params)
+        predictor = weights.open()
     with Stopwatch(seconds, "compile"):
         predictor.warmup(prompt.num_points, multimask_output=prompt.is_ambiguous)
     with Stopwatch(seconds, "encode"):
@@ -109,24 +138,21 @@ def _segment_photo(
     with Stopwatch(seconds, "decode"):
         prediction = predictor.predict(*prompt.arguments, multimask_output=prompt.is_ambiguous)
     found = _write(Segmented(photo, image, prompt, *best_mask(prediction)), out, overlay)
-    return {**size_of(photo, image), **setting(weights, model), **found, "seconds": seconds}
+    return {**size_of(photo, image), **weights.setting(predictor), **found, "seconds": seconds}
 
 
 def _segment_folder(
-    prompts: dict[Path, PhotoPrompt], weights: Path, out: Path, overlay: Path | None, dtype: Any
+    prompts: dict[Path, PhotoPrompt], weights: Weights, out: Path, overlay: Path | None
 ) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from ..loading import load
     from ..photos import Failure, segment_photos
-    from ..predictor import SamPredictor
 
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, "load"):
-        model, params = load(weights, dtype=dtype)
+        predictor = weights.open()
     for folder in filter(None, (out, overlay)):
         folder.mkdir(parents=True, exist_ok=True)
-    predictor = SamPredictor(model, params)
     with Stopwatch(seconds, "compile"):
         for ambiguous in (True, False):
             kind = [prompt for prompt in prompts.values() if prompt.is_ambiguous == ambiguous]
@@ -143,7 +169,7 @@ def _segment_folder(
                 results.append({**size_of(done.path, done.image), **found})
             bar.update()
     return {
-        **setting(weights, model),
+        **weights.setting(predictor),
         "results": sorted(results, key=lambda result: result["photo"]),
         "failures": failures,
         "seconds": seconds,

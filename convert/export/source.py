@@ -1,0 +1,112 @@
+"""What an export starts from, weights of either kind, and how it ends: a folder that is written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import repvit_sam_jax
+from repvit_sam_jax.checkpoint import CheckpointError, Metadata
+from repvit_sam_jax.config import SamConfig
+from repvit_sam_jax.loading import read_params
+from repvit_sam_jax.model import Params
+from repvit_sam_jax.sam import Sam
+
+from ..from_torch import convert_state_dict, read_state_dict, sha256
+from ..to_torch import to_state_dict
+from ..torch_models import Sam as TorchSam
+from ..torch_models import twin_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A segmenter in deploy form: the JAX model, and the PyTorch twin that holds the same weights."""
+
+    config: SamConfig
+    params: Params
+    source_sha256: str
+    """Hex digest of the file."""
+
+    @property
+    def model(self) -> Sam:
+        """In deploy form and float32."""
+        return Sam(self.config)
+
+    def twin(self) -> TorchSam:
+        """A new fused twin with these weights."""
+        twin = twin_of(self.config, "deploy")
+        twin.load_state_dict(to_state_dict(self.params, self.model), strict=True)
+        return twin.requires_grad_(False)
+
+    def metadata(self) -> dict[str, str]:
+        """What an exported file says about itself: the same strings as a checkpoint's, and the image size."""
+        about = Metadata(self.config, "deploy", self.source_sha256, f"repvit_sam_jax {repvit_sam_jax.__version__}")
+        return {**about.to_strings(), "image_size": str(self.config.image_size)}
+
+
+def read_source(path: Path, resolution: int | None = None) -> Source:
+    """A segmenter's weights, fused on the way if they are not.
+
+    Args:
+      path: a `.safetensors` file of this library, or a PyTorch checkpoint such as `repvit_sam.pt`.
+      resolution: side of the input square in pixels, if not the checkpoint's.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      CheckpointError: it is damaged, of an unknown model, or a classifier.
+      ValueError: the resolution is no positive multiple of 16.
+    """
+    if resolution is not None and (resolution <= 0 or resolution % 16):
+        raise ValueError(f"--resolution must be a positive multiple of 16, such as 1024 or 512, got {resolution}")
+    if path.suffix == ".safetensors":
+        config, _, params = read_params(path, "deploy")
+    else:
+        try:
+            params, about = convert_state_dict(read_state_dict(path), form="deploy")
+        except CheckpointError as error:
+            if str(error).startswith(str(path)):
+                raise
+            raise CheckpointError(f"{path}: {error}") from error
+        config = about.config
+    if not isinstance(config, SamConfig):
+        raise CheckpointError(f"{path} holds the classifier {config.name}; give a segmenter, such as repvit_sam.pt")
+    if resolution is not None:
+        config = dataclasses.replace(config, image_size=resolution)
+    return Source(config, params, sha256(path))
+
+
+def require(*packages: str, extra: str = "export") -> None:
+    """Raises ValueError, with the extra to install, if a package is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"{', '.join(missing)} not installed; this needs an extra: pip install 'repvit-sam-jax[{extra}]' "
+            f"(in a checkout: pip install -e '.[{extra}]')"
+        )
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
+
+    Raises:
+      ValueError: there is something at `out` other than an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {out} exists and is no empty folder; give a new one")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

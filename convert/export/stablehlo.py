@@ -1,0 +1,140 @@
+"""The whole model as one `jax.export` artifact, which needs nothing but JAX to be loaded.
+
+exported = jax.export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
+embeddings, low_res_masks, iou_predictions = jax.jit(exported.call)(images, point_coords, point_labels, point_valid)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from repvit_sam_jax import checkpoint
+from repvit_sam_jax.prompt_encoder import Prompts
+
+from ..report import Report, Row, compare
+from .source import Source, read_source
+from .verify import Reference, Tolerances, gate, pack_cases, reference
+
+Function = Literal["segment", "encode", "decode"]
+NUM_POINTS = 16
+"""Points of a prompt, padding and corners of a box included: the model takes one of two ways by their number."""
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def export_stablehlo(
+    weights: Path,
+    out: Path,
+    *,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    function: Function = "segment",
+    resolution: int | None = None,
+) -> Report:
+    """Write a function with its weights, for any number B of images and P of prompts on each, all or nothing.
+
+    `segment` takes images [B, S, S, 3], as `transforms.preprocess` makes them, float point_coords [B, P, N, 2] in the
+    resized frame, int32 point_labels [B, P, N] (`Prompts` says which) and bool point_valid [B, P, N], with N =
+    `NUM_POINTS`, those that are not valid changing nothing. It gives embeddings
+    [B, S/16, S/16, C], low_res_masks [B, P, 4, S/4, S/4] and iou_predictions [B, P, 4]: the single mask, then the three
+    of an ambiguous prompt. `encode` is its first half, images to embeddings, and `decode` its second, embeddings in the
+    place of images.
+
+    Args:
+      weights: a `.safetensors` file of this library or a PyTorch checkpoint.
+      out: the file to write; one that is there is replaced.
+      platforms: that it is to run on.
+      function: which of the three.
+      resolution: side of the input square in pixels, if not the checkpoint's.
+
+    Returns:
+      The comparison of what was read back with the JAX model, within tolerance.
+
+    Raises:
+      ValueError: an unknown platform, `out` is a folder, or the resolution is no multiple of 16.
+      FileNotFoundError, CheckpointError: as `read_source`.
+      ExportError: the artifact does not compute what the model computes; nothing is written.
+    """
+    unknown = sorted(set(platforms) - set(PLATFORMS))
+    if unknown or not platforms:
+        raise ValueError(f"--platforms takes some of {','.join(PLATFORMS)}, got {','.join(unknown) or 'none'}")
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; give the name of a file, such as model.stablehlo")
+    source = read_source(weights, resolution)
+    serialized = serialize(source, function, platforms)
+    report = gate(check(source, serialized, function, platforms))
+    checkpoint.write_atomically(out, lambda temporary: temporary.write_bytes(serialized))
+    return report
+
+
+def serialize(source: Source, function: Function, platforms: Sequence[str]) -> bytearray:
+    """The artifact of a function, weights inside."""
+    model, params, config = source.model, jax.device_put(source.params), source.config
+
+    # An image and a prompt at a time under `vmap`: on CPU the model plans its loops by their numbers, unknown here.
+    @jax.vmap
+    def encode(image: jax.Array) -> jax.Array:
+        return model.encode(params, image[None])[0]
+
+    @jax.vmap
+    def decode(
+        embedding: jax.Array, coords: jax.Array, labels: jax.Array, valid: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        def decode_one(*prompt: jax.Array) -> tuple[jax.Array, jax.Array]:
+            masks, iou = model.decode_all(params, embedding[None], Prompts(*(x[None, None] for x in prompt)))
+            return masks[0, 0], iou[0, 0]
+
+        return jax.vmap(decode_one)(coords, labels, valid)
+
+    def segment(images: jax.Array, coords: jax.Array, labels: jax.Array, valid: jax.Array) -> tuple[Any, ...]:
+        embeddings = encode(images)
+        return embeddings, *decode(embeddings, coords, labels, valid)
+
+    functions = {"segment": segment, "encode": encode, "decode": decode}
+    (b, p), n = export.symbolic_shape("b, p"), NUM_POINTS
+    side, dim = config.embedding_size, config.mask_decoder.embed_dim
+    first = (b, side, side, dim) if function == "decode" else (b, config.image_size, config.image_size, 3)
+    shapes: list[tuple[Any, Any]] = [(first, jnp.float32)]
+    if function != "encode":
+        shapes += [((b, p, n, 2), jnp.float32), ((b, p, n), jnp.int32), ((b, p, n), jnp.bool_)]
+    arguments = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    return export.export(jax.jit(functions[function]), platforms=tuple(platforms))(*arguments).serialize()
+
+
+def check(source: Source, serialized: bytearray, function: Function, platforms: Sequence[str]) -> Report:
+    """What the artifact computes when it is read back, for two images and several prompts, against the JAX model.
+
+    On the CPU, where products are exact; an artifact that is not for it can't be run here, and there are no rows.
+    """
+    if "cpu" not in platforms:
+        return Report(source.config.name, (), ())
+    expected = reference(source, batch=2)
+    call = jax.jit(export.deserialize(serialized).call)
+    with jax.default_device(jax.devices("cpu")[0]):
+        rows = _rows(expected, call, function, Tolerances.float32(source.config))
+    return Report(expected.config.name, tuple(rows), ())
+
+
+def _rows(expected: Reference, call: Any, function: Function, bars: Tolerances) -> list[Row]:
+    if function == "encode":
+        found = call(expected.images)
+        return [compare("stablehlo", "embedding", np.asarray(found), expected.embeddings, bars.embedding)]
+    cases = [case for case in expected.cases if not case.masked]
+    packed = pack_cases(cases, None, NUM_POINTS)
+    # Two images with the same prompts; the reference has those on the first.
+    prompts = [np.repeat(x, 2, 0) for x in (packed.point_coords, packed.point_labels, packed.point_valid)]
+    results = call(expected.embeddings if function == "decode" else expected.images, *prompts)
+    *embedding, masks, iou = (np.asarray(value) for value in results)
+    rows = [compare("stablehlo", "embedding", found, expected.embeddings, bars.embedding) for found in embedding]
+    start = 0
+    for case in cases:
+        here = slice(start, start := start + case.count)
+        wanted = expected.masks[case.name], expected.iou[case.name]
+        rows.append(compare("stablehlo", "low_res_masks", masks[0, here], wanted[0], bars.masks, case=case.name))
+        rows.append(compare("stablehlo", "iou_predictions", iou[0, here], wanted[1], bars.iou, 1.0, case=case.name))
+    return rows

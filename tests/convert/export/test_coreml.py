@@ -1,0 +1,171 @@
+"""Core ML packages, read back from disk and executed by the interpreter."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("coremltools")
+
+from convert.export import coreml  # noqa: E402
+from convert.export.coreml import check_structure, export_coreml, pad, summary  # noqa: E402
+from convert.export.mil import MilProgram  # noqa: E402
+from convert.export.modules import Decoder, Encoder  # noqa: E402
+from convert.export.source import read_source  # noqa: E402
+from convert.export.verify import ExportError  # noqa: E402
+from convert.from_torch import sha256  # noqa: E402
+from convert.synthetic import synthetic_image, write  # noqa: E402
+from convert.torch_models import Sam as TorchSam  # noqa: E402
+from repvit_sam_jax import PRESETS  # noqa: E402
+from repvit_sam_jax import checkpoint as checkpoints  # noqa: E402
+
+from ...helpers import relative_rms  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def encoder(coreml_folder):
+    return MilProgram(coreml_folder / "encoder.mlpackage")
+
+
+@pytest.fixture(scope="module")
+def twin(checkpoint):
+    return read_source(checkpoint).twin()
+
+
+def test_structure_of_the_saved_encoder(encoder, twin, coreml_folder):
+    counts = encoder.op_counts()
+    assert counts["conv"] == sum(isinstance(m, torch.nn.Conv2d) for m in twin.image_encoder.modules())
+    assert counts["batch_norm"] <= 2  # the neck's LayerNorms
+    assert counts["gelu"] == 16
+    assert set(encoder.result_types()["conv"]) == {"fp16"}
+    assert "encoder.mlpackage: 0." in summary(coreml_folder)
+
+
+def test_positions_are_float32(coreml_folder):
+    types = MilProgram(coreml_folder / "decoder.mlpackage").result_types()
+    assert set(types["sin"]) == set(types["cos"]) == {"fp32"}
+    assert set(types["softmax"]) == {"fp16"}
+
+
+def test_metadata_and_inputs(encoder, coreml_folder, checkpoint):
+    decoder = MilProgram(coreml_folder / "decoder.mlpackage")
+    for program in (encoder, decoder):
+        about = program.metadata
+        assert checkpoints.Metadata.from_strings(about).config == PRESETS["tiny"]
+        assert about["source_sha256"] == sha256(checkpoint)
+    assert json.loads(encoder.metadata["inputs"]) == {"image": "RGB image 128 x 128"}
+    assert json.loads(decoder.metadata["inputs"])["point_coords"] == "float32 [1, 1..16, 2]"
+    image = encoder.spec.description.input[0].type.imageType
+    assert (image.width, image.height) == (128, 128)
+    assert image.ColorSpace.Name(image.colorSpace) == "RGB"
+
+
+def test_interpreter_against_pytorch(coreml_folder, twin, encoder):
+    """The module that was exported, in float32: float16 is what is left."""
+    pixels = pad(synthetic_image(96, 128), 128)
+    found = encoder(image=pixels)["image_embeddings"]
+    expected = Encoder(twin, normalise=True)(torch.from_numpy(pixels))
+    assert 1e-5 < relative_rms(found, expected) < 3e-3
+    decoder, module = MilProgram(coreml_folder / "decoder.mlpackage"), Decoder(twin)
+    rng = np.random.default_rng(0)
+    for points in (1, 2, 16):
+        given = {
+            "image_embeddings": rng.normal(size=(1, 32, 8, 8)),
+            "point_coords": rng.uniform(0, 128, (1, points, 2)),
+            "point_labels": rng.integers(-1, 4, (1, points)),
+            "mask_input": rng.normal(size=(1, 1, 32, 32)),
+            "has_mask_input": np.ones(1),
+        }
+        given = {name: value.astype(np.float32) for name, value in given.items()}
+        masks, iou = module(*(torch.from_numpy(value) for value in given.values()))
+        found = decoder(**given)
+        assert relative_rms(found["low_res_masks"], masks) < 1e-2
+        np.testing.assert_allclose(found["iou_predictions"], iou, atol=1e-2)
+
+
+def test_interpreter_refuses(encoder, tmp_path):
+    with pytest.raises(ValueError, match=r"inputs are \['image'\], got \['pixels'\]"):
+        encoder(pixels=np.zeros((1, 3, 128, 128)))
+    (tmp_path / "no.mlpackage").mkdir()
+    with pytest.raises(ValueError, match="is no Core ML package"):
+        MilProgram(tmp_path / "no.mlpackage")
+
+
+def test_unfused_encoder_is_noticed(coreml_folder, twin, tmp_path):
+    unfused = TorchSam(PRESETS["tiny"])
+    with pytest.raises(ExportError, match=r"62 convolutions in place of \d+: it is not fused"):
+        check_structure(unfused, coreml_folder, "float16")
+    with pytest.raises(ExportError, match="fp32 was asked for"):
+        check_structure(twin, coreml_folder, "float32")
+
+
+def test_gate_and_nothing_left(coreml_folder, tmp_path, monkeypatch):
+    """Packages of other weights are past tolerance, and so is a colour of padding that is not the mean's."""
+    import shutil
+
+    write(tmp_path / "other.pt", PRESETS["tiny"], seed=4)
+    monkeypatch.setattr(coreml, "_convert_encoder", lambda *_: None)
+    monkeypatch.setattr(coreml, "_convert_decoder", lambda *_: None)
+    monkeypatch.setattr(coreml, "_save", lambda _, path, __: shutil.copytree(coreml_folder / path.name, path))
+    with pytest.raises(ExportError, match=r"tiny in coreml is past tolerance in .* was not written"):
+        export_coreml(tmp_path / "other.pt", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
+
+
+def test_padding_colour_matters(coreml_folder, checkpoint, monkeypatch):
+    monkeypatch.setattr(coreml, "PADDING", (0, 0, 0))
+    report = coreml.check(read_source(checkpoint), coreml_folder, coreml.BARS["float16"])
+    assert [row.stage for row in report.rows if not row.passed] == ["embedding, padded"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compress": "int8", "target": "iOS18"},
+        {"compress": "palette6"},
+        {"precision": "float32", "input_type": "array", "target": "iOS16"},
+    ],
+    ids=lambda options: "-".join(options.values()),
+)
+def test_variants(checkpoint, coreml_folder, tmp_path, options):
+    report = export_coreml(checkpoint.with_suffix(".safetensors"), tmp_path / "out", **options)
+    assert report.passed
+    counts = MilProgram(tmp_path / "out" / "encoder.mlpackage").op_counts()
+    if "compress" in options:
+        assert sum(count for name, count in counts.items() if name.startswith("constexpr")) > 0
+        size = lambda path: sum(file.stat().st_size for file in path.rglob("weight.bin"))
+        assert size(tmp_path / "out" / "decoder.mlpackage") < 0.9 * size(coreml_folder / "decoder.mlpackage")
+    else:
+        assert report.rows[0].relative < 1e-5
+
+
+def test_palette_is_near_the_best():
+    """Against a long k-means from SciPy."""
+    from scipy.cluster.vq import kmeans2
+
+    weight = np.random.default_rng(0).normal(size=(40, 50)).astype(np.float32)
+    palette, indices = coreml._palette(weight)
+    assert len(palette) == 64
+    assert indices.max() < 64
+    error = np.mean((palette[indices] - weight.reshape(-1)) ** 2)
+    centres, labels = kmeans2(weight.reshape(-1, 1), np.sort(palette)[:, None], iter=100, minit="matrix")
+    assert error <= 1.001 * np.mean((centres[labels, 0] - weight.reshape(-1)) ** 2)
+
+
+@pytest.mark.parametrize("preset", ["tiny_vit_sam", "tiny_mobile_sam"])
+def test_other_encoders(preset, tmp_path):
+    write(tmp_path / "weights.pt", PRESETS[preset], seed=3)
+    assert export_coreml(tmp_path / "weights.pt", tmp_path / "out").passed
+
+
+@pytest.mark.slow
+def test_full_size(tmp_path):
+    """RepViT-SAM at 1024: 217 convolutions, and what float16 costs."""
+    write(tmp_path / "weights.pt", PRESETS["repvit_sam"], seed=3)
+    assert export_coreml(tmp_path / "weights.pt", tmp_path / "out").passed
+    counts = MilProgram(tmp_path / "out" / "encoder.mlpackage").op_counts()
+    assert (counts["conv"], counts["gelu"]) == (217, 55)
+    assert counts["batch_norm"] <= 2

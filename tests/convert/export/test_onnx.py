@@ -1,0 +1,177 @@
+"""ONNX files: what they compute, what they say about themselves, and the predictor that runs them."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from convert.export import onnx as exporter  # noqa: E402
+from convert.export.source import read_source  # noqa: E402
+from convert.from_torch import sha256  # noqa: E402
+from convert.synthetic import synthetic_image, write  # noqa: E402
+from repvit_sam_jax import PRESETS, CheckpointError, SamPredictor, cli, load  # noqa: E402
+from repvit_sam_jax.runtimes.onnx import OnnxPredictor  # noqa: E402
+
+from ...helpers import relative_rms  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def test_report_and_metadata(onnx_folder, checkpoint):
+    folder, report = onnx_folder
+    assert report.passed
+    assert {row.case for row in report.rows} >= {"point", "box", "points, mask", "5 prompts", "96 x 128", "161 x 64"}
+    for name in ("encoder", "decoder"):
+        session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
+        about = session.get_modelmeta().custom_metadata_map
+        assert about["preset"] == "tiny"
+        assert about["source_sha256"] == sha256(checkpoint)
+        assert about["image_size"] == "128"
+        assert all(name in folder_names(folder) for name in ("encoder.onnx", "decoder.onnx"))
+
+
+def folder_names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_every_convolution_is_fused(onnx_folder, checkpoint):
+    import onnx
+
+    nodes = [node.op_type for node in onnx.load(onnx_folder[0] / "encoder.onnx").graph.node]
+    twin = read_source(checkpoint).twin()
+    assert nodes.count("Conv") == sum(type(m).__name__ == "Conv2d" for m in twin.image_encoder.modules())
+    assert nodes.count("BatchNormalization") == 0
+
+
+def test_gate_catches_other_weights(onnx_folder, checkpoint, tmp_path, monkeypatch):
+    """And a failed export leaves nothing."""
+    write(tmp_path / "other.pt", PRESETS["tiny"], seed=4)
+    for part in ("encoder", "decoder"):
+        copy = lambda twin, path, *_, **__: path.write_bytes((onnx_folder[0] / path.name).read_bytes())
+        monkeypatch.setattr(exporter, f"export_{part}", copy)
+    with pytest.raises(ValueError, match=r"tiny in onnx is past tolerance in .* was not written: .*; `convert parity`"):
+        exporter.export_onnx(tmp_path / "other.pt", tmp_path / "out")
+    assert folder_names(tmp_path) == ["other.pt"]
+
+
+@pytest.fixture(scope="module")
+def predictors(onnx_folder, checkpoint):
+    return OnnxPredictor(onnx_folder[0]), SamPredictor(*load(checkpoint.with_suffix(".safetensors")))
+
+
+@pytest.mark.parametrize("multimask_output", [True, False])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"point_coords": [[20, 30]], "point_labels": [1]},
+        {"point_coords": [[20, 30], [50, 40], [60, 10]], "point_labels": [1, 0, -1]},
+        {"box": [5, 5, 70, 50]},
+        {"point_coords": [[20, 30]], "point_labels": [0], "box": [5, 5, 70, 50]},
+        {"point_coords": [[[20, 30]], [[1, 2], [50, 40]], [[9, 9]]], "point_labels": [[1], [1, 0], [0]]},
+        {"mask_input": np.linspace(-3, 3, 32 * 32, dtype=np.float32).reshape(1, 32, 32)},
+        {
+            "point_coords": [[[20, 30]], [[50, 40]]],
+            "point_labels": [[1], [1]],
+            "mask_input": np.linspace(-3, 3, 2 * 32 * 32, dtype=np.float32).reshape(2, 1, 32, 32),
+        },
+    ],
+    ids=["point", "points", "box", "both", "many", "mask", "masks"],
+)
+def test_predictor_gives_what_jax_gives(predictors, prompt, multimask_output):
+    found, expected = [], []
+    for predictor, results in zip(predictors, (found, expected), strict=True):
+        predictor.set_image(synthetic_image(60, 80))
+        results += predictor.predict(**prompt, multimask_output=multimask_output, return_logits=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_many_images(predictors):
+    photos = [synthetic_image(60, 80), synthetic_image(80, 50), synthetic_image(40, 40)]
+    results = []
+    for predictor in predictors:
+        predictor.set_image_batch(photos)
+        results.append(predictor.predict_batch([[[20, 30]]] * 3, [[1]] * 3))
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours[2], theirs[2], atol=2e-5)
+
+
+def test_predictor_refuses(onnx_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no encoder.onnx at .*convert onnx WEIGHTS --out DIR"):
+        OnnxPredictor(tmp_path)
+    for name in ("encoder", "decoder"):
+        (tmp_path / f"{name}.onnx").write_bytes((onnx_folder[0] / f"{name}.onnx").read_bytes())
+    rewrite_metadata(tmp_path / "decoder.onnx", source_sha256="other")
+    with pytest.raises(CheckpointError, match="from different weights"):
+        OnnxPredictor(tmp_path)
+    rewrite_metadata(tmp_path / "decoder.onnx", format="none")
+    with pytest.raises(CheckpointError, match=r"decoder.onnx was not written by python -m convert onnx"):
+        OnnxPredictor(tmp_path)
+    (tmp_path / "encoder.onnx").write_text("text")
+    with pytest.raises(CheckpointError, match=r"encoder.onnx is no ONNX file"):
+        OnnxPredictor(tmp_path)
+
+
+def rewrite_metadata(path, **changes):
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {prop.key: prop.value for prop in model.metadata_props} | changes)
+    onnx.save(model, path)
+
+
+def test_segment_command(onnx_folder, checkpoint, tmp_path, monkeypatch, capsys):
+    Image.fromarray(synthetic_image(60, 80)).save(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    results = []
+    for weights, runtime in ((checkpoint.with_suffix(".safetensors"), "jax"), (onnx_folder[0], "onnx")):
+        given = ["photo.png", "--point", "20,30", "--weights", str(weights), "--runtime", runtime, "--json"]
+        monkeypatch.setattr(sys, "argv", ["repvit-sam", "segment", *given, "--out", f"{runtime}.png"])
+        cli.main()
+        results.append(json.loads(capsys.readouterr().out))
+    assert results[0]["area"] == results[1]["area"] > 0
+    assert results[1]["device"] == "cpu, ONNX Runtime"
+    assert (tmp_path / "onnx.png").read_bytes() == (tmp_path / "jax.png").read_bytes()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--dtype", "bfloat16"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "--dtype is for the runtime jax" in capsys.readouterr().err
+
+
+def test_missing_extra(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("convert.export.onnx.PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(ValueError, match=r"no_such_package not installed; .*pip install 'repvit-sam-jax\[export\]'"):
+        exporter.export_onnx(checkpoint, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_against_a_converter_of_jax(onnx_folder, checkpoint, tmp_path, monkeypatch):
+    """The JAX encoder itself, without PyTorch, through jax2onnx where that is installed."""
+    jax2onnx = pytest.importorskip("jax2onnx")
+    import jax
+    import onnx
+
+    # It knows no choice by platform: take what runs on accelerators.
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
+    source = read_source(checkpoint)
+    images = np.random.default_rng(0).normal(size=(1, 128, 128, 3)).astype(np.float32)
+    model = jax2onnx.to_onnx(lambda images: source.model.encode(source.params, images), [images.shape])
+    onnx.save(model, tmp_path / "jax.onnx")
+    ours = onnxruntime.InferenceSession(onnx_folder[0] / "encoder.onnx")
+    theirs = onnxruntime.InferenceSession(tmp_path / "jax.onnx")
+    (found,) = theirs.run(None, {theirs.get_inputs()[0].name: images})
+    (expected,) = ours.run(None, {"images": images.transpose(0, 3, 1, 2)})
+    assert relative_rms(found, expected.transpose(0, 2, 3, 1)) < 1e-5
+
+
+@pytest.mark.slow
+def test_full_size(tmp_path):
+    write(tmp_path / "weights.pt", PRESETS["repvit_sam"], seed=3)
+    assert exporter.export_onnx(tmp_path / "weights.pt", tmp_path / "out").passed
