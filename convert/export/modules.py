@@ -6,6 +6,8 @@ their names and their meaning, for any number of prompts on one image; so what w
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -84,7 +86,7 @@ class FullSizeDecoder(nn.Module):
         orig_im_size: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         low_res, iou = self.decoder(image_embeddings, point_coords, point_labels, mask_input, has_mask)
-        height, width = (size.item() for size in orig_im_size.long().unbind())
+        height, width = (cast(int, size.item()) for size in orig_im_size.long().unbind())
         for size in (height, width):  # sizes of arrays that depend on a value: the exporter wants their range
             torch._check(size >= 1)
             torch._check(size <= 1 << 16)
