@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import platform
 import statistics
@@ -156,7 +157,7 @@ def measure(folder: Path, runs: int, ct: Any, device: str) -> Benchmark:
             model = ct.models.MLModel(path, compute_units=ct.ComputeUnit[name])
             load = 1e3 * (time.perf_counter() - start)
             given = example_inputs(model.get_spec())
-            minimum, median = repeat(lambda model=model, given=given: model.predict(given), runs)
+            minimum, median = repeat(functools.partial(model.predict, given), runs)
             timings.append(Timing(preset, part, device, units, load, minimum, median, "measured"))
             plan = ct.models.compute_plan.MLComputePlan.load_from_path(
                 path=str(model.get_compiled_model_path()), compute_units=ct.ComputeUnit[name]

@@ -6,7 +6,7 @@ embeddings, low_res_masks, iou_predictions = jax.jit(exported.call)(images, poin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,7 +95,7 @@ def serialize(source: Source, function: Function, platforms: Sequence[str]) -> b
         embeddings = encode(images)
         return embeddings, *decode(embeddings, coords, labels, valid)
 
-    functions = {"segment": segment, "encode": encode, "decode": decode}
+    functions: dict[str, Callable[..., Any]] = {"segment": segment, "encode": encode, "decode": decode}
     (b, p), n = export.symbolic_shape("b, p"), NUM_POINTS
     side, dim = config.embedding_size, config.mask_decoder.embed_dim
     first = (b, side, side, dim) if function == "decode" else (b, config.image_size, config.image_size, 3)
