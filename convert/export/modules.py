@@ -97,7 +97,7 @@ class FullSizeDecoder(nn.Module):
         )
         return rows @ low_res @ columns.T, low_res, iou
 
-    def _resampling(self, size: int, count: int, used: Tensor) -> Tensor:
+    def _resampling(self, size: int, count: int | float, used: Tensor) -> Tensor:
         """[count, size]: from `size` to S, crop to `used`, to `count`, bilinear, as one matrix."""
         inner = _positions(torch.arange(count), used.double() / count, used - 1)
         outer = _positions(torch.arange(self.image_size), size / self.image_size, size - 1)

@@ -210,8 +210,8 @@ def gate(report: Report) -> Report:
     """
     if report.passed:
         return report
-    rows: list[Row | MaskRow] = [*report.rows, *report.masks]
-    failed = [row for row in rows if not row.passed]
+    compared: list[Row | MaskRow] = [*report.rows, *report.masks]
+    failed = [row for row in compared if not row.passed]
     figure = lambda row: row.relative if isinstance(row, Row) else row.flipped
     worst = max(failed, key=lambda row: np.nan_to_num(figure(row) / row.tolerance, nan=np.inf))
     name = worst.stage if isinstance(worst, Row) else "flipped mask pixels"
