@@ -54,7 +54,7 @@ def scaled_normal(key: PRNGKeyArray, shape: Sequence[int], variance: float) -> F
     while size < count:
         size *= 4
     deviation = np.sqrt(np.float32(variance)) / np.float32(0.87962566103423978)  # the second is the cut distribution's
-    drawn = jax.random.truncated_normal(key, -2.0, 2.0, (size,)) * deviation
+    drawn = jax.random.truncated_normal(key, -2.0, 2.0, (size,), jnp.float32) * deviation
     return drawn[:count].reshape(shape)
 
 
