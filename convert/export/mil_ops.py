@@ -27,10 +27,12 @@ def _convolution_padding(i: Inputs) -> list[int]:
     if i.get("pad_type", "valid") == "valid":
         return [0, 0]
     if i["pad_type"] != "custom":
-        raise NotImplementedError(f"convolution with pad_type {i['pad_type']}")
+        raise NotImplementedError(f"the interpreter does not know a convolution with pad_type {i['pad_type']}")
     top, bottom, left, right = _ints(i["pad"])
     if (top, left) != (bottom, right):
-        raise NotImplementedError(f"convolution with uneven padding {(top, bottom, left, right)}")
+        raise NotImplementedError(
+            f"the interpreter does not know a convolution with uneven padding {(top, bottom, left, right)}"
+        )
     return [top, left]
 
 
@@ -49,7 +51,7 @@ def _conv_transpose(i: Inputs) -> Tensor:
 def _gelu(i: Inputs) -> Tensor:
     mode = str(i.get("mode", "EXACT"))
     if mode not in ("EXACT", "TANH_APPROXIMATION"):
-        raise NotImplementedError(f"gelu in mode {mode}")
+        raise NotImplementedError(f"the interpreter does not know a gelu in mode {mode}")
     return functional.gelu(i["x"], approximate="none" if mode == "EXACT" else "tanh")
 
 
@@ -95,7 +97,7 @@ def _split(i: Inputs) -> tuple[Tensor, ...]:
 
 def _pad(i: Inputs) -> Tensor:
     if i.get("mode", "constant") != "constant":
-        raise NotImplementedError(f"pad in mode {i['mode']}")
+        raise NotImplementedError(f"the interpreter does not know a pad in mode {i['mode']}")
     pairs = np.asarray(i["pad"]).reshape(-1, 2)[::-1]  # PyTorch wants the last axis first
     return functional.pad(i["x"], _ints(pairs), value=float(i.get("constant_val", 0)))
 
@@ -108,7 +110,7 @@ def _reshape(i: Inputs) -> Tensor:
 def _gather(i: Inputs) -> Tensor:
     axis, indices = int(i.get("axis", 0)), torch.as_tensor(i["indices"])
     if int(i.get("batch_dims", 0)):
-        raise NotImplementedError("gather with batch_dims")
+        raise NotImplementedError("the interpreter does not know a gather with batch_dims")
     x = torch.as_tensor(i["x"])
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     return x.index_select(axis, indices.long().reshape(-1)).reshape(*before, *indices.shape, *after)

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("coremltools")
 
-from convert.export import coreml  # noqa: E402
+from convert.export import coreml, mil  # noqa: E402
 from convert.export.coreml import check_structure, export_coreml, pad, summary  # noqa: E402
 from convert.export.mil import MilProgram  # noqa: E402
 from convert.export.modules import Decoder, Encoder  # noqa: E402
@@ -113,6 +113,13 @@ def test_gate_and_nothing_left(coreml_folder, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match=r"tiny in coreml is past tolerance in .* was not written"):
         export_coreml(tmp_path / "other.pt", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
+
+
+def test_unknown_operation_is_refused(coreml_folder, checkpoint, monkeypatch):
+    """Never skipped; the command prints the message as its one line."""
+    monkeypatch.delitem(mil.OPS, "gelu")
+    with pytest.raises(RuntimeError, match="does not know the operation gelu"):
+        coreml.check(read_source(checkpoint), coreml_folder, coreml.BARS["float16"])
 
 
 def test_padding_colour_matters(coreml_folder, checkpoint, monkeypatch):
