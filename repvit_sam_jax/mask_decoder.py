@@ -139,7 +139,8 @@ class MaskDecoder(nnx.Module):
         """Mask logits and predicted IoU, both float32.
 
         `image` is the embedding plus the dense prompt, and has p0 = 1 when all prompts of an image share it. With
-        `multimask_output` the masks are SAM's tokens 1-3, without it token 0, and with None all four.
+        `multimask_output` the masks are SAM's tokens 1-3, without it token 0, and with None all four: for training,
+        which keeps every prompt's intermediates for its gradients, and so takes all prompts at once.
         """
         attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output)
 
@@ -148,7 +149,7 @@ class MaskDecoder(nnx.Module):
             pending, iou = attend(prompts, record)
             return self.upscale(pending), iou, {} if stages is None else record
 
-        masks, iou, record = over_prompts(decode, prompts)
+        masks, iou, record = decode(prompts) if multimask_output is None else over_prompts(decode, prompts)
         if stages is not None:
             stages |= record
         return masks, iou
