@@ -27,6 +27,7 @@ KINDS = (*SCORE, "centre_oracle")
 ARMS = {
     "encoder_only": "embeddings alone",
     "stage2": "then prompts in the loop",
+    "stage2_masks": "the same, on masks of the data",
     "beyond": "then `beyond`",
     "scratch": "from scratch",
 }
@@ -54,11 +55,13 @@ def runs(teacher_steps: int, steps: int, seed: int) -> dict[str, Recipe]:
       seed: of the students' runs.
     """
     first, second, beyond = (get_recipe(name) for name in ("edgesam_stage1", "edgesam_stage2", "beyond"))
+    on_masks = dataclasses.replace(second, prompting=dataclasses.replace(second.prompting, targets="ground_truth"))
     return {
         "teacher": _fitted(dataclasses.replace(_SCRATCH, student=TEACHER), teacher_steps, 2e-3, 0),
         "stage1": _fitted(first, steps, 4e-3, seed),
         "encoder_only": _fitted(first, steps, 4e-3, seed),
         "stage2": _fitted(second, steps, 1e-3, seed),
+        "stage2_masks": _fitted(on_masks, steps, 1e-3, seed),
         "beyond": _fitted(beyond, steps, 1e-3, seed),
         "scratch": _fitted(_SCRATCH, 2 * steps, 2e-3, seed),
     }

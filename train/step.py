@@ -171,13 +171,14 @@ def _prompted(
         with jax.named_scope("losses"):
             bce = losses.mask_bce(logits, targets, inside)
             dice = losses.mask_dice(logits, targets, inside)
-            weights = batch["valid"][..., None] * _mask_weights(
-                ambiguous, recipe.losses.bce * bce + recipe.losses.dice * dice, every=teacher is not None
-            )
+            cost = None if teacher is not None else recipe.losses.bce * bce + recipe.losses.dice * dice
+            valid, count = batch["valid"][..., None], logits.shape[2]
+            weights = dict.fromkeys(("bce", "dice"), valid * _mask_weights(ambiguous, count, cost))
+            weights["iou"] = valid * _iou_weights(ambiguous, count, every=teacher is not None)
             hit = iou_of(masks, targets & inside[:, None, None])
             values = {"bce": bce, "dice": dice, "iou": jnp.square(iou - hit)}
             values = {name: value for name, value in values.items() if getattr(recipe.losses, name)}
-            rounds.append({name: losses.weighted_mean(value, weights) for name, value in values.items()})
+            rounds.append({name: losses.weighted_mean(value, weights[name]) for name, value in values.items()})
         if i + 1 < recipe.prompting.rounds:
             best = jnp.where(ambiguous, 1 + jnp.argmax(ranking[..., 1:], axis=-1), 0)
             pick = lambda x, best: jnp.take_along_axis(x, best[..., None, None, None], axis=2)[:, :, 0]
@@ -194,13 +195,26 @@ def _is_ambiguous(prompts: Prompts) -> Bool[Array, "b p"]:
     return (valid.sum(-1) == 1) & ~box
 
 
-def _mask_weights(ambiguous: Bool[Array, "b p"], cost: Float[Array, "b p m"], *, every: bool) -> Float[Array, "b p m"]:
-    """What each of a prompt's masks counts; together 1.
+def _mask_weights(
+    ambiguous: Bool[Array, "b p"], count: int, cost: Float[Array, "b p m"] | None
+) -> Float[Array, "b p m"]:
+    """What each of a prompt's `count` masks counts; together 1.
 
-    The single mask alone, unless the prompt is ambiguous: then every mask alike, each with a target of its own, or of
-    the several masks the one with the least cost (arXiv 2304.02643, appendix A).
+    The single mask alone, unless the prompt is ambiguous: then of the several masks the one with the least cost (arXiv
+    2304.02643, appendix A), or without a cost every mask alike, each with a target of its own.
     """
-    count = cost.shape[-1]
-    least = jax.nn.one_hot(1 + jnp.argmin(lax.stop_gradient(cost[..., 1:]), axis=-1), count)
-    several = jnp.full(cost.shape, 1 / count) if every else least
+    if cost is None:
+        several = jnp.full(count, 1 / count)
+    else:
+        several = jax.nn.one_hot(1 + jnp.argmin(lax.stop_gradient(cost[..., 1:]), axis=-1), count)
     return jnp.where(ambiguous[..., None], several, jax.nn.one_hot(0, count))
+
+
+def _iou_weights(ambiguous: Bool[Array, "b p"], count: int, *, every: bool) -> Float[Array, "b p m"]:
+    """What the predicted IoU of each of a prompt's masks counts; together 1.
+
+    Of an ambiguous prompt those of all its masks alike, or they could not be compared with each other later (SAM 2,
+    arXiv 2408.00714, appendix, likewise): also the single mask's if `every` mask has a target of its own.
+    """
+    asked_for = jnp.arange(count) > (-1 if every else 0)
+    return jnp.where(ambiguous[..., None], asked_for / asked_for.sum(), jax.nn.one_hot(0, count))

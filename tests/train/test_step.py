@@ -200,10 +200,18 @@ def test_masks_that_count():
     ambiguous = step._is_ambiguous(prompts)
     np.testing.assert_array_equal(ambiguous, [[False, True, False, False]])
     cost = jnp.array([[[0.0, 3, 1, 2]] * 4])
-    every = step._mask_weights(ambiguous, cost, every=True)
+    every = step._mask_weights(ambiguous, 4, None)
     np.testing.assert_array_equal(every[0], [[1, 0, 0, 0], [0.25] * 4, [1, 0, 0, 0], [1, 0, 0, 0]])
-    best = step._mask_weights(ambiguous, cost, every=False)
-    np.testing.assert_array_equal(best[0, 1], [0, 0, 1, 0])
+    best = step._mask_weights(ambiguous, 4, cost)
+    np.testing.assert_array_equal(best[0, :2], [[1, 0, 0, 0], [0, 0, 1, 0]])
+
+
+def test_predicted_ious_that_count():
+    """Those of all masks that compete, not only of the one that learns."""
+    ambiguous = np.array([[False, True]])
+    several = step._iou_weights(ambiguous, 4, every=False)
+    np.testing.assert_allclose(several[0], [[1, 0, 0, 0], [0, 1 / 3, 1 / 3, 1 / 3]])
+    np.testing.assert_allclose(step._iou_weights(ambiguous, 4, every=True)[0], [[1, 0, 0, 0], [0.25] * 4])
 
 
 def test_what_decays(prepared):
