@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._orbax.close()
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(*[Exception] * self._failed):  # Orbax raises anew what `wait` raised
+                self._orbax.close()
 
     @property
     def latest(self) -> int | None:
@@ -58,20 +63,34 @@ class Checkpoints:
         """Start writing; what was being written before is waited for.
 
         Raises:
-          OSError and others: of an earlier, failed write, or of this one. Earlier checkpoints stay as they are.
+          OSError: an earlier write failed, as by `wait`.
         """
         self.wait()
         step = int(state.step)
         metrics = None if score is None else {"score": score}
-        self._saving = self._orbax.save_checkpointables_async(step, _parts(state), force=True, metrics=metrics)
+        self._saving = step, self._orbax.save_checkpointables_async(step, _parts(state), force=True, metrics=metrics)
 
-    _saving: Any = None
+    _saving: tuple[int, Any] | None = None
+    _failed = False
 
     def wait(self) -> None:
-        """Wait for what is being written; raises what went wrong with it."""
-        if self._saving is not None:
-            saving, self._saving = self._saving, None
+        """Wait for what is being written.
+
+        Raises:
+          OSError: it failed, such as by a full disk. Earlier checkpoints stay as they are.
+        """
+        if self._saving is None:
+            return
+        (step, saving), self._saving = self._saving, None
+        try:
             saving.result()
+        except Exception as error:  # Orbax and TensorStore raise many kinds, a full disk as ValueError
+            self._failed = True
+            last = "none is complete" if self.latest is None else f"the last complete one is of step {self.latest}"
+            raise OSError(
+                f"the checkpoint of step {step} could not be written to {self._orbax.directory}: {error}. "
+                f"Of this run {last}, from which the same command goes on"
+            ) from error
 
     def restore(self, target: TrainState, step: int | None = None) -> TrainState:
         """The state at a step, the latest one by default, as `target` has it, with the target's shardings.
