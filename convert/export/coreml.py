@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repvit_sam_jax.transforms import PIXEL_MEAN
-
 from ..report import Report, compare
 from ..torch_models import Sam
 from ..torch_models.common import LayerNorm2d
 from . import mil
-from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_OUTPUT, Decoder, Encoder
+from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_OUTPUT, PADDING, Decoder, Encoder
 from .quiet import import_quietly, quietly
 from .source import Source, new_folder, read_source, require
 from .verify import ExportError, PromptCase, Reference, Tolerances, gate, reference, verify
@@ -31,8 +29,6 @@ InputType = Literal["image", "array"]
 ENCODER_INPUT = "image"
 MAX_POINTS = 16
 """Points of a prompt that the decoder takes, a box's corners and the not-a-point included."""
-PADDING = tuple(round(value) for value in PIXEL_MEAN)
-"""The colour to pad with at the bottom and right: what is nearest to 0 after normalisation."""
 PADDING_TOLERANCE = 1e-2
 """Relative RMS of the embedding that padding with whole numbers may cost besides."""
 

@@ -128,14 +128,20 @@ def _einsum(i: Inputs) -> Tensor:
     return torch.einsum(str(i["equation"]), *i["values"])
 
 
+def _reduce_sum(i: Inputs) -> Tensor:
+    return i["x"].sum(_ints(i["axes"]), keepdim=bool(i.get("keep_dims", False)))
+
+
 def _reduce_mean(i: Inputs) -> Tensor:
     return i["x"].mean(_ints(i["axes"]), keepdim=bool(i.get("keep_dims", False)))
 
 
 OPS: dict[str, Callable[[Inputs], Tensor | tuple[Tensor, ...]]] = {
+    "abs": lambda i: i["x"].abs(),
     "add": lambda i: torch.as_tensor(i["x"]) + i["y"],
     "batch_norm": _batch_norm,
     "cast": _cast,
+    "clip": lambda i: i["x"].clamp(float(i["alpha"]), float(i["beta"])),
     "concat": lambda i: torch.cat([torch.as_tensor(v) for v in i["values"]], int(i["axis"])),
     "conv": _conv,
     "conv_transpose": _conv_transpose,
@@ -152,6 +158,7 @@ OPS: dict[str, Callable[[Inputs], Tensor | tuple[Tensor, ...]]] = {
     "pad": _pad,
     "real_div": lambda i: torch.as_tensor(i["x"]) / i["y"],
     "reduce_mean": _reduce_mean,
+    "reduce_sum": _reduce_sum,
     "relu": lambda i: i["x"].relu(),
     "reshape": _reshape,
     "select": lambda i: torch.where(i["cond"], torch.as_tensor(i["a"]), torch.as_tensor(i["b"])),

@@ -15,6 +15,8 @@ from repvit_sam_jax.transforms import PIXEL_MEAN, PIXEL_STD
 
 from ..torch_models import Sam
 
+PADDING = tuple(round(value) for value in PIXEL_MEAN)
+"""The colour to pad images of 8 bits with at the bottom and right: what is nearest to 0 after normalisation."""
 ENCODER_INPUT, ENCODER_OUTPUT = "images", "image_embeddings"
 DECODER_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_OUTPUTS = ("low_res_masks", "iou_predictions")
@@ -25,16 +27,25 @@ class Encoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    padding: Tensor
 
     def __init__(self, twin: Sam, normalise: bool = False):
-        """`normalise`: the images are pixels 0..255, else what `transforms.preprocess` gives."""
+        """`normalise`: the images are pixels 0..255, padded with `PADDING`; else what `transforms.preprocess` gives."""
         super().__init__()
         self.image_encoder, self.normalise = twin.image_encoder, normalise
-        for name, values in (("mean", PIXEL_MEAN), ("std", PIXEL_STD)):
-            self.register_buffer(name, torch.tensor(values).reshape(1, 3, 1, 1))
+        self.global_attention = twin.config.image_encoder.family == "vit"
+        for name, values in (("mean", PIXEL_MEAN), ("std", PIXEL_STD), ("padding", PADDING)):
+            self.register_buffer(name, torch.tensor(values).float().reshape(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.image_encoder((images - self.mean) / self.std if self.normalise else images)
+        if not self.normalise:
+            return self.image_encoder(images)
+        pixels = (images - self.mean) / self.std
+        if self.global_attention:
+            # Every token sees the padding, and feels that whole numbers are not the mean. So what has that colour
+            # becomes 0; for a pixel of the photo that is a change by less than 0.01.
+            pixels = pixels * torch.clamp((images - self.padding).abs().sum(1, keepdim=True), max=1)
+        return self.image_encoder(pixels)
 
 
 class Decoder(nn.Module):
