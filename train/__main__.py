@@ -13,7 +13,9 @@ Folder = Annotated[Path, tyro.conf.Positional]
 
 
 @app.command(name="scenes")
-def scenes(out: Folder, *, count: int = 1000, seed: int = 0, size: int = 512, workers: int = 1) -> None:
+def scenes(
+    out: Folder, *, count: int = 1000, seed: int = 0, size: int = 512, close_up: bool = False, workers: int = 1
+) -> None:
     """Write synthetic scenes with exact masks, as tar shards in SA-1B's layout; an interrupted run goes on.
 
     Args:
@@ -21,11 +23,12 @@ def scenes(out: Folder, *, count: int = 1000, seed: int = 0, size: int = 512, wo
       count: Scenes, 1000 a shard.
       seed: Of the series.
       size: Longer side in pixels; the shorter one varies.
+      close_up: Few and large things.
       workers: Processes that draw.
     """
     from .shards import write_shards
 
-    shards = write_shards(out, count, seed=seed, size=size, workers=workers)
+    shards = write_shards(out, count, seed=seed, size=size, close_up=close_up, workers=workers)
     print(f"{out}: {count} scenes in {len(shards)} shards")
 
 

@@ -33,17 +33,18 @@ class Scene:
     """Visible parts of backgrounds, wholes and their parts; a whole includes its parts. Specks are left out."""
 
 
-def render(seed: int, number: int, size: tuple[int, int]) -> Scene:
+def render(seed: int, number: int, size: tuple[int, int], *, close_up: bool = False) -> Scene:
     """Draw a scene.
 
     Args:
       seed: of the series.
       number: of the scene in it.
       size: (height, width) in pixels, 32 or more each.
+      close_up: few and large things, of which models at low resolution can see shape and colour.
     """
     canvas = _Canvas(np.random.Generator(np.random.PCG64([seed, number])), size)
     canvas.draw_background()
-    canvas.draw_objects()
+    canvas.draw_objects(close_up)
     return Scene(canvas.develop(), canvas.masks())
 
 
@@ -76,11 +77,11 @@ class _Canvas:
             lower = np.array([(width + 1, height + 1), (-1, height + 1)], float)
             self.draw([np.concatenate([np.stack([x, ridge], -1), lower])], parent=None, shadow=False)
 
-    def draw_objects(self) -> None:
+    def draw_objects(self, close_up: bool) -> None:
         """Things of all sizes, the large ones mostly first; each covers what is there."""
         shorter = min(self.size)
-        count = int(self.rng.integers(6, 36))
-        largest, smallest = self.rng.uniform(0.2, 0.5), max(3 / shorter, 0.012)
+        count = int(self.rng.integers(2, 8) if close_up else self.rng.integers(6, 36))
+        largest, smallest = self.rng.uniform(0.2, 0.5), 0.12 if close_up else max(3 / shorter, 0.012)
         radii = shorter * smallest * (largest / smallest) ** self.rng.random(count)
         heaps = self.rng.uniform(0.2, 0.8, (self.rng.integers(1, 4), 2))
         gathered = self.rng.random() < 0.5

@@ -43,6 +43,23 @@ def test_scene_depends_on_seed_and_number(series):
         assert (a.image != b.image).mean() > 0.5
 
 
+def test_close_ups_have_few_and_large_things(series):
+    close = [scenes.render(0, number, SIZE, close_up=True) for number in range(12)]
+    many, few = ([len(scene.masks) for scene in found] for found in (series, close))
+    assert np.mean(few) < 0.6 * np.mean(many)
+    small, large = (np.median([mask.sum() for scene in found for mask in scene.masks]) for found in (series, close))
+    assert large > 2 * small
+
+
+def test_close_ups_are_another_series(small_shards, tmp_path):
+    ordinary, close = (
+        shards.write_shards(tmp_path / str(flag), 2, size=64, close_up=flag)[0].read_bytes() for flag in (False, True)
+    )
+    assert ordinary != close
+    with pytest.raises(ValueError, match="holds scenes with the settings"):
+        shards.write_shards(tmp_path / "True", 2, size=64)
+
+
 def test_masks_are_wholes_and_parts(series):
     """Any two are apart or one within the other; the pixels of no mask are few; all sizes occur."""
     nested = areas = 0
@@ -128,10 +145,10 @@ def test_interrupted_run_goes_on(small_shards, tmp_path, monkeypatch):
     whole = [path.read_bytes() for path in shards.write_shards(tmp_path / "whole", 5, size=64)]
     out, original = tmp_path / "out", shards.members_of
 
-    def interrupted(seed, size, number):
+    def interrupted(seed, size, number, **options):
         if number == 4:
             raise KeyboardInterrupt
-        return original(seed, size, number)
+        return original(seed, size, number, **options)
 
     monkeypatch.setattr(shards, "members_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -139,7 +156,7 @@ def test_interrupted_run_goes_on(small_shards, tmp_path, monkeypatch):
     assert sorted(path.name for path in out.iterdir()) == ["sa_000000.tar", "scenes.json"]
     (out / ".sa_000001.tar.killed").touch()
     drawn = []
-    monkeypatch.setattr(shards, "members_of", lambda *of: drawn.append(of[-1]) or original(*of))
+    monkeypatch.setattr(shards, "members_of", lambda *of, **options: drawn.append(of[-1]) or original(*of, **options))
     assert [path.read_bytes() for path in shards.write_shards(out, 5, size=64)] == whole
     assert drawn == [3, 4]
     assert sorted(path.name for path in out.iterdir()) == ["sa_000000.tar", "sa_000001.tar", "scenes.json"]
