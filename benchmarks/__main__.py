@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: JAX against PyTorch and ONNX Runtime on the same weights, images and threads."""
+"""`python -m benchmarks`: JAX against PyTorch, ONNX Runtime and OpenVINO on the same weights, images and threads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The other side of the comparisons: the fused PyTorch twin, eager and in channels_last, and ONNX Runtime."""
+"""The other side of the comparisons: the fused PyTorch twin, eager and in channels_last, ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -74,14 +75,14 @@ def compiled_encoders(model: Sam, params: Params, images: np.ndarray) -> list[Ca
 
 
 def exported_encoder(model: Sam, params: Params, images: np.ndarray) -> list[Candidate]:
-    """The fused encoder in ONNX Runtime on the CPU, if that is installed; it takes one image."""
+    """The fused encoder in ONNX Runtime and OpenVINO on the CPU, as far as they are installed; it takes one image."""
     if len(images) > 1 or device().type != "cpu":
         return []
     twin = fused_twin(model, params)
+    exported = _exported(lambda path: export_encoder(twin, path))
     given = {"images": images.transpose(0, 3, 1, 2).copy()}
-    return _onnxruntime(
-        lambda path: export_encoder(twin, path), given, "image_embeddings", lambda y: y.transpose(0, 2, 3, 1)
-    )
+    finish = lambda y: y.transpose(0, 2, 3, 1)
+    return [*_onnxruntime(exported, given, "image_embeddings", finish), *_openvino(exported, given["images"], finish)]
 
 
 def _given(images: np.ndarray) -> torch.Tensor:
@@ -132,28 +133,62 @@ def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts
         "mask_input": np.zeros((1, 1, low, low), np.float32),
         "has_mask_input": np.zeros(1, np.float32),
     }
-    export = lambda path: export_decoder(twin, path)
-    return [eager, *_onnxruntime(export, given, "low_res_masks", lambda y: y[:, 1:])]
+    exported = _exported(lambda path: export_decoder(twin, path))
+    return [eager, *_onnxruntime(exported, given, "low_res_masks", lambda y: y[:, 1:])]
+
+
+def _exported(export: Callable[[Path], None]) -> Callable[[], bytes]:
+    """The ONNX model, made when it is first asked for."""
+
+    @functools.cache
+    def read() -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export(path)
+            return path.read_bytes()
+
+    return read
 
 
 def _onnxruntime(
-    export: Callable[[Path], None],
+    exported: Callable[[], bytes],
     given: Mapping[str, np.ndarray],
     output: str,
     finish: Callable[[np.ndarray], np.ndarray],
 ) -> list[Candidate]:
-    missing = [name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        print(f"without ONNX Runtime: {', '.join(missing)} not installed", file=sys.stderr)
+    if not _installed("ONNX Runtime", "onnxruntime"):
         return []
     onnxruntime = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     # Threads that spin after a run take their core from the candidate whose turn is next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export(path)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exported(), options, providers=["CPUExecutionProvider"])
     run = lambda: finish(session.run([output], given)[0])
     return [Candidate("onnxruntime_fp32", run, "torch_fp32")]
+
+
+def _openvino(
+    exported: Callable[[], bytes], given: np.ndarray, finish: Callable[[np.ndarray], np.ndarray]
+) -> list[Candidate]:
+    """The first output of a model with one input, whose shape becomes that of `given`."""
+    if not _installed("OpenVINO", "openvino"):
+        return []
+    core = importlib.import_module("openvino").Core()
+    network = core.read_model(exported(), b"")
+    network.reshape(given.shape)
+
+    def candidate(name: str, precision: str, tolerance: float) -> Candidate:
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
+        compiled = core.compile_model(network, "CPU", settings)
+        return Candidate(name, lambda: finish(compiled(given)[0]), "torch_fp32", tolerance)
+
+    return [candidate("openvino_fp32", "f32", 5e-5), candidate("openvino_bf16", "bf16", 5e-2)]
+
+
+def _installed(name: str, package: str) -> bool:
+    """Whether a runtime and what exports to it are there; says what is missing."""
+    missing = [each for each in (package, "onnx", "onnxscript") if importlib.util.find_spec(each) is None]
+    if missing:
+        print(f"without {name}: {', '.join(missing)} not installed", file=sys.stderr)
+    return not missing

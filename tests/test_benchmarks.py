@@ -1,5 +1,6 @@
 """The benchmark runs on the tiny preset, and a fast wrong answer stops it. No times are asserted."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import get_args
@@ -24,6 +25,7 @@ def quick(monkeypatch):
     """Without what takes a minute to compile or to export."""
     monkeypatch.setattr(rivals, "compiled_encoders", lambda *_: [])
     monkeypatch.setattr(rivals, "_onnxruntime", lambda *_: [])
+    monkeypatch.setattr(rivals, "_openvino", lambda *_: [])
 
 
 def test_encoder_and_decoder(quick, capsys):
@@ -36,6 +38,25 @@ def test_encoder_and_decoder(quick, capsys):
         assert "jax_fp32/torch_fp32" in section["ratios"]
     tyro.cli(command.main, args=["decoder", *TINY, "--prompts", "3"])
     assert list(json.loads(capsys.readouterr().out)["sections"]) == ["decoder, 3 point prompts"]
+
+
+def test_runtimes_of_the_exported_encoder():
+    """They are held against the twin, as far as they are installed."""
+    pytest.importorskip("onnxruntime")
+    config = PRESETS["tiny"]
+    params = models.deploy_params(config)
+    images = command._images(config, 1)
+    eager = rivals.encoders(Sam(config), params, images)[0]
+    found = rivals.exported_encoder(Sam(config), params, images)
+    names = ["onnxruntime_fp32"] + ["openvino_fp32", "openvino_bf16"] * bool(importlib.util.find_spec("openvino"))
+    assert [candidate.name for candidate in found] == names
+    assert list(interleave([eager, *found], rounds=1)) == ["torch_fp32", *names]
+
+
+def test_a_runtime_that_is_missing_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(rivals.importlib.util, "find_spec", lambda name: None if name == "openvino" else name)
+    assert rivals._openvino(pytest.fail, np.zeros(1), np.asarray) == []
+    assert capsys.readouterr().err == "without OpenVINO: openvino not installed\n"
 
 
 def test_all_measures_every_part_but_the_table_of_models():
