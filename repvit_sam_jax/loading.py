@@ -60,7 +60,9 @@ def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[Mode
     if not config.has_batch_norm:
         return config, form or stored, params
     if form == "train" and stored == "deploy":
-        raise CheckpointError(f"{path} is in deploy form: its BatchNorms are folded and can't be had back")
+        raise CheckpointError(
+            f"{path} is in deploy form: its BatchNorms are folded and can't be had back; give the file in train form"
+        )
     if form == "deploy" and stored == "train":
         try:
             return config, form, fuse(params)

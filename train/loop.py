@@ -189,12 +189,14 @@ def train(
 
 
 def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
-    """Write what the run is made of, or check that it is the same as before."""
+    """Write what the run is made of, or check that it is the same as before; nothing binds before the first losses."""
+    metrics = run / "metrics.jsonl"
+    begun = metrics.exists() and metrics.stat().st_size > 0
     now = {"recipe.json": json.loads(to_json(recipe)), "inputs.json": dict(about)}
     texts = {name: json.dumps(values, indent=1) for name, values in now.items()}
     main = jax.process_index() == 0
     for name, text in texts.items():
-        if main and not (run / name).exists():
+        if main and not (begun and (run / name).exists()):
             write_atomically(run / name, functools.partial(Path.write_text, data=text))
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("claim")

@@ -280,6 +280,14 @@ def test_loss_that_is_not_finite(inputs, tmp_path):
     assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == step - 1
 
 
+def test_a_run_that_did_not_begin_binds_nothing(inputs, tmp_path):
+    """After a mistake in a file's name, the corrected command runs in the same folder."""
+    recipe = dataclasses.replace(ENCODER, steps=2)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at nowhere"):
+        train(dataclasses.replace(recipe, init="nowhere.safetensors"), tmp_path, inputs)
+    assert int(train(recipe, tmp_path, inputs).step) == 2
+
+
 def test_run_of_another_recipe_or_data(whole, inputs, tmp_path):
     run, _ = whole
     with pytest.raises(ValueError, match=r"run of another recipe; choose a new folder\n  seed: 0, now 1"):
