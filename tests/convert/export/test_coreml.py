@@ -178,10 +178,11 @@ def test_what_misses_a_bar_is_not_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_full_size(tmp_path):
-    """RepViT-SAM at 1024: 217 convolutions, and what float16 costs."""
+@pytest.mark.parametrize("compress", [None, "int8"])
+def test_full_size(tmp_path, compress):
+    """RepViT-SAM at 1024: 217 convolutions, and what float16 costs; with depthwise kernels of 8 bits it would miss."""
     write(tmp_path / "weights.pt", PRESETS["repvit_sam"], seed=3)
-    assert export_coreml(tmp_path / "weights.pt", tmp_path / "out").passed
+    assert export_coreml(tmp_path / "weights.pt", tmp_path / "out", compress=compress).passed
     counts = MilProgram(tmp_path / "out" / "encoder.mlpackage").op_counts()
     assert (counts["conv"], counts["gelu"]) == (217, 55)
     assert counts["batch_norm"] <= 2
