@@ -94,4 +94,4 @@ def test_vit_h_traces_to_a_compact_program():
     """The groups of blocks are one scan: eight blocks are traced, not thirty-two."""
     model = Sam.from_preset("sam_vit_h", dtype="bfloat16")
     jaxpr = jax.make_jaxpr(model.encode)(model.abstract_params(), jax.ShapeDtypeStruct((1, 1024, 1024, 3), np.float32))
-    assert str(jaxpr).count(" erf ") == 8
+    assert str(jaxpr).count("custom_jvp_call[") == 8
