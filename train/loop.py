@@ -191,7 +191,7 @@ def train(
 def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
     """Write what the run is made of, or check that it is the same as before; nothing binds before the first losses."""
     metrics = run / "metrics.jsonl"
-    begun = metrics.exists() and metrics.stat().st_size > 0
+    begun = (metrics.exists() and metrics.stat().st_size > 0) or any((run / "checkpoints").glob("[0-9]*"))
     now = {"recipe.json": json.loads(to_json(recipe)), "inputs.json": dict(about)}
     texts = {name: json.dumps(values, indent=1) for name, values in now.items()}
     main = jax.process_index() == 0

@@ -4,7 +4,7 @@ The masks of the data are the targets in place of the teacher's, so that the stu
 and of the several masks for a single point the best one learns; the embeddings go on being distilled; predicted IoUs
 learn, which choose the mask for a point; gradients are clipped at 1, and a moving average is the result.
 
-What it is worth is in docs/distillation.md: half a point of mIoU over `edgesam_stage2`, on tiny models alone.
+What it is worth is in docs/distillation.md: less than half a point of mIoU over `edgesam_stage2`, on tiny models alone.
 """
 
 from ..recipe import Losses, Optimizer, Prompting, Recipe
