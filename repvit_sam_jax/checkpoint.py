@@ -11,8 +11,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -20,6 +21,9 @@ from safetensors.numpy import save_file
 from .config import Form, ModelConfig, config_from_dict
 
 FORMAT = "repvit_sam_jax/1"
+
+HALF = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))
+"""What `read` widens to float32."""
 
 
 class CheckpointError(ValueError):
@@ -135,14 +139,32 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
         temporary.unlink(missing_ok=True)
 
 
-def save(path: str | os.PathLike, params: Mapping[str, Any], metadata: Metadata) -> None:
-    """Write params (a nested dict of arrays) and metadata to a safetensors file, all or nothing."""
+def save(
+    path: str | os.PathLike,
+    params: Mapping[str, Any],
+    metadata: Metadata,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Write params and metadata to a safetensors file, all or nothing.
+
+    Args:
+      path: the file.
+      params: a nested dict of arrays.
+      metadata: what the file says about them.
+      dtype: `bfloat16` rounds float32 arrays of two or more axes to it, for half of the size; others, such as biases
+        and BatchNorm's statistics, stay as they are.
+    """
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten(params)}
+    if dtype == "bfloat16":
+        wide = [name for name, array in arrays.items() if array.ndim >= 2 and array.dtype == np.float32]
+        arrays |= {name: arrays[name].astype(ml_dtypes.bfloat16) for name in wide}
     write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata.to_strings()))
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Metadata]:
     """The arrays of a checkpoint by name, unchecked against any model, and its metadata.
+
+    bfloat16 and float16 are widened to float32, which is exact.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -154,8 +176,10 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Metadata]:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = Metadata.from_strings(file.metadata() or {})
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file, or it is truncated: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path} can't be loaded: {error}") from error
+    wide = {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype in HALF}
+    return arrays | wide, metadata

@@ -136,6 +136,7 @@ def export(
     *,
     form: Literal["deploy", "train"] = "deploy",
     checkpoint: Literal["latest", "best"] | int = "latest",
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Write what a run has learnt to a .safetensors file.
 
@@ -144,10 +145,11 @@ def export(
       out: The file.
       form: The training form can start another run.
       checkpoint: The best one by held-out IoU, or a step's.
+      dtype: Of the kernels and all other arrays of two or more axes; bfloat16 halves the size of the file.
     """
     from .export import export as write
 
-    step = write(run, out, form=form, which=checkpoint)
+    step = write(run, out, form=form, which=checkpoint, dtype=dtype)
     print(f"{out}: step {step}, {form} form")
 
 

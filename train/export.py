@@ -18,7 +18,14 @@ from .recipe import from_json
 from .state import abstract_state, make_student
 
 
-def export(run: Path, out: Path, *, form: Form = "deploy", which: Literal["best", "latest"] | int = "latest") -> int:
+def export(
+    run: Path,
+    out: Path,
+    *,
+    form: Form = "deploy",
+    which: Literal["best", "latest"] | int = "latest",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> int:
     """Write a run's segmenter to a safetensors file.
 
     Args:
@@ -26,6 +33,7 @@ def export(run: Path, out: Path, *, form: Form = "deploy", which: Literal["best"
       out: the file.
       form: `deploy` for inference, `train` to start another run from.
       which: the checkpoint: the latest, the best by held-out IoU, or that of a step.
+      dtype: `bfloat16` for a file of half the size (`checkpoint.save`).
 
     Returns:
       the checkpoint's step.
@@ -50,5 +58,5 @@ def export(run: Path, out: Path, *, form: Form = "deploy", which: Literal["best"
     if form == "deploy" and student.config.has_batch_norm:
         params = reparam.fuse(params)
     about = checkpoint.Metadata(student.config, form, converter=f"repvit_sam_jax train {__version__}")
-    checkpoint.save(out, params, about)
+    checkpoint.save(out, params, about, dtype)
     return step

@@ -11,12 +11,14 @@ from safetensors import safe_open
 import repvit_sam_jax
 from convert import mapping
 from convert.from_torch import from_torch, read_state_dict
+from convert.parity import parity
 from convert.synthetic import manifest, synthetic_state_dict, write
 from convert.to_torch import to_torch
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, Sam, checkpoint, load, reparam
 from repvit_sam_jax.checkpoint import Metadata
 from repvit_sam_jax.config import MODELS
+from repvit_sam_jax.loading import read_params
 
 from ..helpers import relative_rms
 
@@ -130,6 +132,21 @@ def test_load_fuses_a_training_file(source, tmp_path):
     expected = dict(checkpoint.flatten(reparam.fuse(trained)))
     for path, leaf in checkpoint.flatten(params):
         np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+def test_bfloat16_file_goes_back_to_torch(source, state, tmp_path):
+    """Convolutions and matrices as torch rounds them, statistics and biases bit for bit."""
+    from_torch(source, tmp_path / "full.safetensors")
+    params = read_params(tmp_path / "full.safetensors")[2]
+    checkpoint.save(tmp_path / "half.safetensors", params, Metadata(TINY, "train"), "bfloat16")
+    to_torch(tmp_path / "half.safetensors", tmp_path / "back.pt")
+    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    for key, array in state.items():
+        if array.ndim < 2:
+            assert back[key].numpy().tobytes() == array.tobytes(), key
+        elif array.squeeze().ndim >= 2:  # the others may be vectors here
+            assert torch.equal(back[key], torch.from_numpy(array).bfloat16().float()), key
+    assert parity(tmp_path / "back.pt").passed
 
 
 def test_twin_fuse_keeps_the_function(source):

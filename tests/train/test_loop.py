@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -342,6 +343,12 @@ def test_export(whole, tmp_path):
     student = loop.make_student(ENCODER)
     np.testing.assert_allclose(model.encode(params, images), student.encode(state.result, images), atol=2e-5, rtol=1e-4)
     load(tmp_path / "train.safetensors", form="train")
+    export(run, tmp_path / "half.safetensors", dtype="bfloat16")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "deploy")]
+    assert sizes[0] < 0.7 * sizes[1]  # of so small a model names and biases are a good part
+    for half, full in zip(*map(jax.tree.leaves, (load(tmp_path / "half.safetensors")[1], params)), strict=True):
+        expected = full.astype(jnp.bfloat16).astype(jnp.float32) if full.ndim >= 2 else full
+        np.testing.assert_array_equal(half, expected, strict=True)
     with pytest.raises(ValueError, match="has no best checkpoint, for it never was evaluated"):
         export(run, tmp_path / "best.safetensors", which="best")
     with pytest.raises(ValueError, match="has no checkpoint of step 5"):

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import pytest
+from safetensors import safe_open
 
 from train import __main__ as command
 from train.optim import make_optimizer
@@ -128,8 +129,10 @@ def test_commands(monkeypatch, capsys, photos, tmp_path):
         tmp_path / "cache",
         *settings,
     )
-    run(monkeypatch, "export", tmp_path / "run", tmp_path / "out.safetensors")
+    run(monkeypatch, "export", tmp_path / "run", tmp_path / "out.safetensors", "--dtype", "bfloat16")
     assert "step 1, deploy form" in capsys.readouterr().out
+    with safe_open(tmp_path / "out.safetensors", framework="numpy") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16", "F32"}  # noqa: SIM118
     with pytest.raises(SystemExit) as exit_:
         run(monkeypatch, "distill", "smoke", tmp_path / "other", "--data", tmp_path / "nowhere")
     assert exit_.value.code == 1
