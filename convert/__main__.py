@@ -44,7 +44,7 @@ def to_torch(source: Source, target: Source, *, form: Form | None = None) -> Non
     """Safetensors of this library to a PyTorch checkpoint.
 
     Args:
-      source: The .safetensors file.
+      source: The .safetensors file, or demo.
       target: The .pt file to write: the published names in training form, the fused twin's in deploy form.
       form: deploy fuses a training-form file; by default the source's.
     """
@@ -140,7 +140,7 @@ def onnx(weights: Source, *, out: Path, resolution: int | None = None, full_size
     """Image encoder and mask decoder as ONNX files, checked in ONNX Runtime against JAX.
 
     Args:
-      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: A folder that is new or empty, for encoder.onnx and decoder.onnx.
       resolution: Side of the input square in pixels, if not the checkpoint's.
       full_size: A decoder that also gives masks at the photo's size.
@@ -165,7 +165,7 @@ def coreml(
     """Image encoder and mask decoder as Core ML packages, read back and checked against JAX; needs no Mac.
 
     Args:
-      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: A folder that is new or empty, for encoder.mlpackage and decoder.mlpackage.
       resolution: Side of the input square in pixels, if not the checkpoint's.
       precision: Of the arithmetic.
@@ -185,7 +185,7 @@ def litert(weights: Source, *, out: Path, resolution: int | None = None) -> None
     """Image encoder and mask decoder as LiteRT files for Android, checked in LiteRT against JAX.
 
     Args:
-      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: A folder that is new or empty, for encoder.tflite and decoder.tflite.
       resolution: Side of the input square in pixels, if not the checkpoint's.
     """
@@ -230,7 +230,7 @@ def stablehlo(
     """A function with its weights as a jax.export artifact, for any number of images; loading it needs only JAX.
 
     Args:
-      weights: A .safetensors file of this library, or a PyTorch checkpoint such as repvit_sam.pt.
+      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: The file to write.
       platforms: What it is to run on, of cpu, cuda, rocm and tpu, joined by commas.
       function: Images and prompts to masks; or a half of that, images to embeddings, or embeddings and prompts to

@@ -31,7 +31,7 @@ def to_torch(source: Path, target: Path, *, form: Form | None = None) -> Form:
     """Convert a safetensors file to a PyTorch state-dict file, all or nothing.
 
     Args:
-      source: a file that `from_torch` or `checkpoint.save` wrote.
+      source: a file that `from_torch` or `checkpoint.save` wrote, or `demo` for the package's own.
       target: the `.pt` file to write.
       form: `deploy` fuses a training-form file first; by default the source's.
 

@@ -19,10 +19,30 @@ from .model import Params
 from .reparam import ReparamError, fuse
 from .sam import Sam
 
+DEMO = Path(__file__).parent / "weights" / "demo.safetensors"
+"""The demonstration model, which is part of the package."""
+
 
 def converter() -> str:
     """What `python -m` calls the converter, which lies beside the library in a checkout and inside it in a wheel."""
     return "repvit_sam_jax.convert" if importlib.util.find_spec("repvit_sam_jax.convert") else "convert"
+
+
+def find_weights(name: str | os.PathLike | None) -> Path:
+    """The file that weights are in.
+
+    Args:
+      name: a path, which stays as it is; `demo` for the package's own, unless there is a file of that name; or None for
+        the package's own in any case.
+
+    Raises:
+      FileNotFoundError: the package's own is asked for, and is missing.
+    """
+    if name is not None and (os.fspath(name) != "demo" or Path(name).is_file()):
+        return Path(name)
+    if not DEMO.is_file():
+        raise FileNotFoundError(f"the demonstration model is missing from this installation: there is no {DEMO}")
+    return DEMO
 
 
 def model_of(
@@ -38,7 +58,7 @@ def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[Mode
     """The checked params of a file, as NumPy arrays, fused if the deploy form of a training-form file is asked for.
 
     Args:
-      path: a `.safetensors` file.
+      path: a `.safetensors` file, or `demo` (`find_weights`).
       form: `train` or `deploy`; the file's own if None.
 
     Raises:
@@ -49,6 +69,7 @@ def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[Mode
     """
     if form not in (None, *FORMS):
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    path = find_weights(path)
     arrays, metadata = checkpoint.read(path)
     config, stored = metadata.config, metadata.form
     try:
@@ -81,7 +102,8 @@ def load(
     """A model and its params from a file that `python -m convert from-torch` wrote.
 
     Args:
-      path: a `.safetensors` file.
+      path: a `.safetensors` file, or `demo` for the demonstration model in the package, which was trained on synthetic
+        scenes; a file of that name goes before it.
       form: `deploy` for inference; a training-form file is fused on the way. `train` for training and for BatchNorm.
       dtype: of the arithmetic. The params are float32 in either case.
       image_size: another side of the input square in pixels, a multiple of 16; the checkpoint's own if None.
@@ -114,7 +136,7 @@ def load_classifier(
 def _load(
     path: str | os.PathLike, form: Form, dtype: Literal["float32", "bfloat16"], image_size: int | None
 ) -> tuple[Sam | Classifier, Params]:
-    path = Path(path)
+    path = find_weights(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if path.suffix in (".pt", ".pth", ".bin"):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from repvit_sam_jax import PRESETS, Sam, reparam
+from repvit_sam_jax import PRESETS, Sam, checkpoint, loading, reparam
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
@@ -45,6 +45,18 @@ def tiny_train() -> tuple[Sam, dict]:
 def tiny(tiny_train) -> tuple[Sam, dict]:
     """The fused form of `tiny_train`."""
     return Sam(PRESETS["tiny"], "deploy"), reparam.fuse(tiny_train[1])
+
+
+@pytest.fixture
+def demo(tiny_train, tmp_path_factory, monkeypatch):
+    """`tiny_train` in place of the demonstration model, and an empty working folder."""
+    folder = tmp_path_factory.mktemp("package")
+    checkpoint.save(
+        folder / "demo.safetensors", tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"), "bfloat16"
+    )
+    monkeypatch.setattr(loading, "DEMO", folder / "demo.safetensors")
+    monkeypatch.chdir(tmp_path_factory.mktemp("working"))
+    return folder / "demo.safetensors"
 
 
 @pytest.fixture

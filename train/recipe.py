@@ -88,7 +88,7 @@ class Recipe:
     """Photos a step, over all devices."""
     optimizer: Optimizer
     teacher: str | None = None
-    """A .safetensors file; `random:PRESET` for random weights, to try things out; None where nothing needs one."""
+    """A .safetensors file or `demo`; `random:PRESET` for random weights, to try things out; None if not needed."""
     init: str | None = None
     """A .safetensors file in training form to start the student from, such as `python -m convert backbone` makes of a
     classifier and `python -m train export --form train` of a run; None for random weights."""

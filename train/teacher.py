@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from pathlib import Path
 from typing import Literal
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 
 from repvit_sam_jax import Sam
 from repvit_sam_jax.config import SamConfig, get_config
-from repvit_sam_jax.loading import read_params
+from repvit_sam_jax.loading import find_weights, read_params
 from repvit_sam_jax.model import Params
 
 RANDOM = "random:"
@@ -34,7 +33,8 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
     """Read a teacher.
 
     Args:
-      spec: a .safetensors file, or `random:PRESET` for random weights, which teach nothing but serve to try things out.
+      spec: a .safetensors file, `demo` for the package's own, or `random:PRESET` for random weights, which teach
+        nothing but serve to try things out.
       image_size: S in pixels.
       dtype: of the arithmetic. Kernels are stored in it, which changes nothing in the results (`Model.compact`).
 
@@ -50,7 +50,7 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
         if not isinstance(config, SamConfig):
             raise ValueError(f"the teacher {spec} is the classifier {config.name}, and not a segmenter")
         model = Sam(dataclasses.replace(config, image_size=image_size), "deploy", dtype)
-        with Path(spec).open("rb") as file:
+        with find_weights(spec).open("rb") as file:
             identity = hashlib.file_digest(file, "sha256").hexdigest()
     return Teacher(model, model.compact(jax.tree.map(np.asarray, params)), identity)
 

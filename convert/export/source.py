@@ -14,7 +14,7 @@ from pathlib import Path
 import repvit_sam_jax
 from repvit_sam_jax.checkpoint import CheckpointError, Metadata
 from repvit_sam_jax.config import SamConfig
-from repvit_sam_jax.loading import read_params
+from repvit_sam_jax.loading import find_weights, read_params
 from repvit_sam_jax.model import Params
 from repvit_sam_jax.sam import Sam
 
@@ -54,7 +54,8 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
     """A segmenter's weights, fused on the way if they are not.
 
     Args:
-      path: a `.safetensors` file of this library, or a PyTorch checkpoint such as `repvit_sam.pt`.
+      path: a `.safetensors` file of this library, `demo` for the package's own, or a PyTorch checkpoint such as
+        `repvit_sam.pt`.
       resolution: side of the input square in pixels, if not the checkpoint's.
 
     Raises:
@@ -64,6 +65,7 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
     """
     if resolution is not None and (resolution <= 0 or resolution % 16):
         raise ValueError(f"--resolution must be a positive multiple of 16, such as 1024 or 512, got {resolution}")
+    path = find_weights(path)
     if path.suffix == ".safetensors":
         config, _, params = read_params(path, "deploy")
     else:

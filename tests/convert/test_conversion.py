@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +148,13 @@ def test_bfloat16_file_goes_back_to_torch(source, state, tmp_path):
         elif array.squeeze().ndim >= 2:  # the others may be vectors here
             assert torch.equal(back[key], torch.from_numpy(array).bfloat16().float()), key
     assert parity(tmp_path / "back.pt").passed
+
+
+def test_demo_to_torch(demo, tmp_path):
+    to_torch(demo, tmp_path / "a.pt")
+    to_torch(Path("demo"), tmp_path / "b.pt")
+    found, expected = (torch.load(tmp_path / name, weights_only=True) for name in ("b.pt", "a.pt"))
+    assert_same_bits({k: v.numpy() for k, v in found.items()}, {k: v.numpy() for k, v in expected.items()})
 
 
 def test_twin_fuse_keeps_the_function(source):

@@ -1,19 +1,22 @@
 """Recipes: what can be set, what is refused, and that every one of them fits together at full size."""
 
 import dataclasses
+import hashlib
 import json
 import sys
 
 import jax
+import numpy as np
 import pytest
 from safetensors import safe_open
 
+from repvit_sam_jax.loading import read_params
 from train import __main__ as command
 from train.optim import make_optimizer
 from train.recipe import from_json, get_recipe, recipes, to_json
-from train.state import abstract_batch, abstract_state, make_student
+from train.state import abstract_batch, abstract_state, initial_params, make_student
 from train.step import make_step
-from train.teacher import abstract_teacher, needed_params
+from train.teacher import abstract_teacher, load_teacher, needed_params
 
 
 def test_settings():
@@ -103,6 +106,15 @@ def test_the_step_fits_together(name, cached):
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {metric.shape for metric in metrics.values()} == {()}
+
+
+def test_student_and_teacher_may_be_the_demonstration_model(demo):
+    recipe = dataclasses.replace(get_recipe("smoke"), student="tiny", init="demo")
+    params = initial_params(recipe, make_student(recipe), None)
+    jax.tree.map(np.testing.assert_array_equal, params, read_params(demo, "train")[2])
+    teacher = load_teacher("demo", 128, "float32")
+    assert teacher.identity == hashlib.sha256(demo.read_bytes()).hexdigest()
+    jax.tree.map(np.testing.assert_array_equal, teacher.params, read_params(demo, "deploy")[2])
 
 
 def run(monkeypatch, *arguments):

@@ -1,6 +1,7 @@
 """The commands that export: one line of error that names the remedy, and nothing written."""
 
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +11,8 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from convert import __main__ as command  # noqa: E402
+from convert.export.source import read_source  # noqa: E402
+from convert.from_torch import sha256  # noqa: E402
 from repvit_sam_jax import CLASSIFIERS, Classifier  # noqa: E402
 from repvit_sam_jax import checkpoint as checkpoints  # noqa: E402
 
@@ -60,6 +63,13 @@ def test_refuses(bad_files, monkeypatch, capsys, format_, arguments, message):
     assert errors.startswith(message)
     assert errors.count("\n") == 1
     assert sorted(bad_files.rglob("*")) == before
+
+
+def test_demo_is_the_file_in_the_package(demo):
+    source = read_source(Path("demo"), resolution=64)
+    assert (source.config.name, source.config.image_size) == ("tiny", 64)
+    assert source.source_sha256 == sha256(demo)
+    jax.tree.map(np.testing.assert_array_equal, source.params, read_source(demo).params)
 
 
 def test_help_is_quick_to_import(monkeypatch, capsys):
