@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,18 +69,77 @@ def test_points_and_box_give_one_mask_and_json(weights, photo, tmp_path, monkeyp
     assert result["overlay"] is None
 
 
+NOTICE = "no --weights: using the embedded demonstration model, trained on synthetic scenes\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["segment", "--point", "20,30"],
+        ["everything", "--points-per-side", "2", "--pred-iou-thresh", "-1", "--stability-score-thresh", "1e-6"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_without_weights(demo, photo, tmp_path, monkeypatch, capsys, arguments):
+    """The demonstration model, and nothing else, in spite of a file of its name."""
+    Path("demo").write_text("something else")
+    out = lambda name: tmp_path / (f"{name}.png" if arguments[0] == "segment" else name)
+    results, noise = {}, {}
+    for name, weights in {"given": ["--weights", demo], "default": []}.items():
+        run(monkeypatch, *arguments, photo, *weights, "--out", out(name), "--json")
+        text, noise[name] = capsys.readouterr()
+        results[name] = json.loads(text)
+    assert results["default"]["weights"] == "demo"
+    assert results["default"]["model"] == "tiny"
+    assert results["given"]["weights"] == str(demo)
+    assert noise["default"].startswith(NOTICE)
+    assert NOTICE not in noise["given"]
+    written = [path / "overlay.png" if path.is_dir() else path for path in map(out, results)]
+    np.testing.assert_array_equal(read(written[0]), read(written[1]))
+    assert results["default"].get("predicted_iou") == results["given"].get("predicted_iou")
+    assert results["default"].get("masks") != 0
+
+
+def test_folder_without_weights(demo, photo, monkeypatch, capsys):
+    run(monkeypatch, "segment", photo.parent, "--point", "20,30", "--out", "masks", "--json")
+    text, noise = capsys.readouterr()
+    assert json.loads(text)["weights"] == "demo"
+    assert noise.count(NOTICE) == 1
+
+
+@pytest.mark.parametrize("arguments", [["segment", "--point", "20,30"], ["everything", "--out", "out"]])
+def test_without_weights_in_a_broken_installation(demo, photo, monkeypatch, capsys, arguments):
+    demo.unlink()
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, *arguments, photo)
+    missing = f"the demonstration model is missing from this installation: there is no {demo}"
+    assert capsys.readouterr() == ("", f"error: {missing}\n")
+
+
+def test_onnx_without_weights(demo, photo, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, "segment", photo, "--point", "20,30", "--runtime", "onnx")
+    expected = "error: --runtime onnx needs --weights, a folder from `python -m convert onnx`\n"
+    assert capsys.readouterr() == ("", expected)
+
+
 def test_module_and_help():
-    done = subprocess.run(
-        [sys.executable, "-m", "repvit_sam_jax.cli", "segment", "--help"], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0
-    assert "--point" in done.stdout
+    for command in ("segment", "everything"):
+        done = subprocess.run(
+            [sys.executable, "-m", "repvit_sam_jax.cli", command, "--help"], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0
+        assert "--point" in done.stdout
+        assert "embedded demonstration model" in " ".join(done.stdout.replace("│", " ").split())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["segment", "--help"], ["segment", "photo.png"]])
-def test_help_and_mistakes_answer_without_jax(arguments):
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["segment", "--help"], 0), (["segment"], 2), (["segment", "photo.png"], 1)],
+)
+def test_help_and_mistakes_answer_without_jax(arguments, code):
     """None of the packages that take long to import is touched."""
-    code = f"""
+    program = f"""
 import sys
 sys.argv = ["repvit-sam", *{arguments}]
 from repvit_sam_jax.cli import main
@@ -88,8 +148,8 @@ try:
 finally:
     print("imported", sorted({{"jax", "flax", "numpy", "scipy", "PIL", "tqdm"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == (0 if "--help" in arguments else 2), done.stderr
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
     assert done.stdout.endswith("imported []\n")
 
 

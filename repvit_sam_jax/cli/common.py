@@ -7,9 +7,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
+
+if TYPE_CHECKING:
+    from ..model import Params
+    from ..sam import Sam
 
 
 def _default_compile_cache() -> Path | None:
@@ -48,17 +52,27 @@ def check_new_folder(path: Path, flag: str) -> None:
         raise ValueError(f"{flag} {path} exists and is no empty folder; give a new one")
 
 
+def load_segmenter(weights: Path | None, dtype: Literal["float32", "bfloat16"]) -> tuple[Sam, Params]:
+    """What `load` gives; without weights the demonstration model, and a line on stderr that says so."""
+    from ..loading import find_weights, load
+
+    path = find_weights(weights)
+    if weights is None:
+        print("no --weights: using the embedded demonstration model, trained on synthetic scenes", file=sys.stderr)
+    return load(path, dtype=dtype)
+
+
 def size_of(photo: Path, image: Any) -> dict[str, Any]:
     """What a result says about its photo."""
     return {"photo": str(photo), "width": image.shape[1], "height": image.shape[0]}
 
 
-def setting(weights: Path, model: Any) -> dict[str, Any]:
-    """What a result says about how it was computed."""
+def setting(weights: Path | None, model: Any) -> dict[str, Any]:
+    """What a result says about how it was computed; no weights are the demonstration model's."""
     import jax
 
     return {
-        "weights": str(weights),
+        "weights": str(weights or "demo"),
         "model": model.config.name,
         "dtype": model.dtype,
         "device": str(jax.devices()[0]),

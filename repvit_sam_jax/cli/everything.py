@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .common import COMPILE_CACHE, Stopwatch, check_new_folder, setting, size_of, use_compile_cache
+from .common import COMPILE_CACHE, Stopwatch, check_new_folder, load_segmenter, setting, size_of, use_compile_cache
 
 
 def everything(
     photo: Annotated[Path, tyro.conf.Positional],
     *,
-    weights: Path,
+    weights: Path | None = None,
     out: Path,
     points_per_side: int = 32,
     pred_iou_thresh: float = 0.88,
@@ -34,7 +34,8 @@ def everything(
 
     Args:
       photo: The image file.
-      weights: A .safetensors file from `python -m convert from-torch`.
+      weights: A .safetensors file from `python -m convert from-torch`; if not given, the embedded demonstration model,
+        trained on synthetic scenes.
       out: A folder that is new or empty.
       points_per_side: Points along a side of the photo.
       pred_iou_thresh: Masks must have a higher predicted IoU.
@@ -51,7 +52,6 @@ def everything(
     from PIL import Image
     from tqdm import tqdm
 
-    from ..loading import load
     from ..mask_generator import SamAutomaticMaskGenerator
     from ..masks import counts_to_coco, counts_to_mask
     from ..overlay import draw_masks
@@ -61,7 +61,7 @@ def everything(
     image = load_image(photo)
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, "load"):
-        model, params = load(weights, dtype=dtype)
+        model, params = load_segmenter(weights, dtype)
     generator = SamAutomaticMaskGenerator(
         model,
         params,

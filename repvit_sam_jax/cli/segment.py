@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .common import COMPILE_CACHE, Stopwatch, check_new_folder, setting, size_of, use_compile_cache
+from .common import COMPILE_CACHE, Stopwatch, check_new_folder, load_segmenter, setting, size_of, use_compile_cache
 
 if TYPE_CHECKING:
     from ..photos import PhotoPrompt
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def segment(
     photo: Annotated[Path, tyro.conf.Positional],
     *,
-    weights: Path,
+    weights: Path | None = None,
     point: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
     box: str | None = None,
     prompts: Path | None = None,
@@ -40,8 +40,8 @@ def segment(
 
     Args:
       photo: The image file, or a folder of them.
-      weights: A .safetensors file from `python -m convert from-torch`; for the runtime onnx, a folder from `python -m
-        convert onnx`.
+      weights: A .safetensors file from `python -m convert from-torch`; if not given, the embedded demonstration model,
+        trained on synthetic scenes. For the runtime onnx, a folder from `python -m convert onnx`.
       point: X,Y or X,Y,LABEL in pixels; label 1 (the default) is foreground, 0 background. May be repeated.
       box: X1,Y1,X2,Y2 in pixels.
       prompts: For a folder, a JSON file with prompts of the photos to segment: {"photo.jpg": {"points": [[X, Y], [X, Y,
@@ -65,6 +65,8 @@ def segment(
         raise ValueError("give either --prompts, or --point and --box for all photos")
     if runtime == "onnx" and dtype != "float32":
         raise ValueError("--runtime onnx computes in float32; --dtype is for the runtime jax")
+    if runtime == "onnx" and weights is None:
+        raise ValueError("--runtime onnx needs --weights, a folder from `python -m convert onnx`")
     is_folder = photo.is_dir()
     if prompts is not None and not is_folder:
         raise ValueError(f"--prompts is for a folder of photos, and {photo} is none; give --point or --box")
@@ -97,7 +99,7 @@ def segment(
 class Weights:
     """What is to be loaded, and what computes with it."""
 
-    path: Path
+    path: Path | None
     runtime: Literal["jax", "onnx"]
     dtype: Literal["float32", "bfloat16"]
 
@@ -106,11 +108,11 @@ class Weights:
         if self.runtime == "onnx":
             from ..runtimes.onnx import OnnxPredictor
 
+            assert self.path is not None
             return OnnxPredictor(self.path)
-        from ..loading import load
         from ..predictor import SamPredictor
 
-        return SamPredictor(*load(self.path, dtype=self.dtype))
+        return SamPredictor(*load_segmenter(self.path, self.dtype))
 
     def setting(self, predictor: SamPredictor) -> dict[str, Any]:
         """What a result says about how it was computed."""
