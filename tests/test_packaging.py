@@ -1,25 +1,44 @@
-"""The wheel, used outside the checkout: the library and its converter are there, and nothing of a generic name."""
+"""The wheel, used outside the checkout: library, converter and weights are there, and nothing of a generic name."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from repvit_sam_jax import PRESETS, checkpoint
+
 ROOT = Path(__file__).parents[1]
+FOLDERS = ("repvit_sam_jax", "convert", "train")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", ".gitignore")
+DEMO = "repvit_sam_jax/weights/demo.safetensors"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
+def checkout(tiny_train, tmp_path_factory):
+    """A copy of what matters, with weights of the tiny preset as the demonstration model's."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in FILES:
+        shutil.copy(ROOT / name, folder)
+    checkpoint.save(folder / DEMO, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"), "bfloat16")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     command = [
         sys.executable,
         "-m",
         "pip",
         "wheel",
-        str(ROOT),
+        str(checkout),
         "--no-deps",
         "--no-build-isolation",
         "--wheel-dir",
@@ -36,12 +55,24 @@ def test_contents(wheel):
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"repvit_sam_jax"}
     assert "repvit_sam_jax/py.typed" in names
+    assert DEMO in names
     assert "repvit_sam_jax/convert/torch_models/sam.py" in names
     assert "repvit_sam_jax/convert/export/coreml.py" in names
     assert "repvit_sam_jax/runtimes/onnx.py" in names
     info = next(top for top in tops if top.endswith(".dist-info"))
     assert f"{info}/licenses/LICENSE" in names
     assert f"{info}/licenses/NOTICE" in names
+
+
+def test_contents_of_the_source_distribution(checkout, tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames()}
+    assert {DEMO, "convert/to_torch.py", "LICENSE", "NOTICE"} <= names
+    assert not [name for name in names if name.startswith("train")]
 
 
 def run_outside(installed: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -61,6 +92,7 @@ def test_used_outside_the_checkout(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     load = "import repvit_sam_jax as r; model, params = r.load('tiny.safetensors'); print(model.config.name)"
     assert run_outside(tmp_path, "-c", load).stdout.strip() == "tiny"
+    assert run_outside(tmp_path, "-c", load.replace("tiny.safetensors", "demo")).stdout.strip() == "tiny"
     exported = run_outside(
         tmp_path, "-m", "repvit_sam_jax.convert", "stablehlo", "tiny.pt", "--out", "tiny.hlo", "--platforms", "cpu"
     )
