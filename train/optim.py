@@ -11,8 +11,8 @@ import optax
 
 from .recipe import Optimizer, Recipe
 
-UNUSED = {"mask_downscaling", "head"}
-"""Parts that no loss here reaches: of mask prompts, and MobileSAM's classification head."""
+UNUSED = {"head"}
+"""Parts that no loss here ever reaches: MobileSAM's classification head."""
 
 
 def make_schedule(optimizer: Optimizer, num_steps: int) -> optax.Schedule:
@@ -31,6 +31,8 @@ def make_optimizer(recipe: Recipe, num_steps: int) -> optax.GradientTransformati
     """Clipping, then AdamW under `make_schedule`."""
     optimizer = recipe.optimizer
     unused = UNUSED if recipe.losses.iou else UNUSED | {"iou_head"}
+    if not (recipe.prompting.logits and recipe.prompting.rounds > 1):
+        unused = unused | {"mask_downscaling"}
     adamw = optax.adamw(
         make_schedule(optimizer, num_steps),
         b1=optimizer.b1,

@@ -68,6 +68,9 @@ class Prompting:
     """Masks of a photo that are prompted for, at most."""
     rounds: int = 2
     """Decodings; each after the first one gets one more point."""
+    logits: bool = False
+    """Whether it also gets the logits of the mask before, as SAM is trained (arXiv 2304.02643, appendix A); the prompt
+    encoder is to learn then."""
     box_probability: float = 0.5
     box_noise: float = 0.0
     """Deviation of the noise on boxes, as a fraction of their sides."""
@@ -150,6 +153,10 @@ class Recipe:
         ):
             if not 0 <= value <= 1:
                 raise ValueError(f"recipe {self.name}: {name} must be from 0 to 1, got {value}")
+        if self.prompting.logits and "prompt_encoder" not in self.trained and self.decoder == "init" and not self.init:
+            raise ValueError(
+                f"recipe {self.name}: prompting.logits needs a prompt encoder that knows masks: train it, or give init"
+            )
         if self.losses.iou and not (self.losses.bce or self.losses.dice):
             raise ValueError(f"recipe {self.name}: losses.iou needs losses.bce or losses.dice, which choose the masks")
         unknown = set(self.trained) - {"image_encoder", "mask_decoder", "prompt_encoder"}

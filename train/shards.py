@@ -26,7 +26,7 @@ SHARD_SIZE = 1000
 """Scenes in a tar."""
 
 _SETTINGS = "scenes.json"
-_JPEG_QUALITY = 92
+_JPEG_QUALITIES = range(50, 97)
 
 
 def write_shards(
@@ -72,7 +72,7 @@ def members_of(seed: int, size: int, number: int, *, close_up: bool = False) -> 
     height, width = (shorter, size) if rng.random() < 0.7 else (size, shorter)
     scene = render(seed, number, (height, width), close_up=close_up)
     photo = io.BytesIO()
-    Image.fromarray(scene.image).save(photo, "JPEG", quality=_JPEG_QUALITY)
+    Image.fromarray(scene.image).save(photo, "JPEG", quality=int(rng.choice(_JPEG_QUALITIES)))
     text = json.dumps(_describe(scene, number), separators=(",", ":"))
     return {f"sa_{number}.jpg": photo.getvalue(), f"sa_{number}.json": text.encode()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -185,6 +186,8 @@ def _prompted(
             with jax.named_scope("prompts"):
                 wanted = pick(targets, best if targets.shape[2] > 1 else jnp.zeros_like(best))
                 prompts = add_point(keys[i + 1], prompts, pick(masks, best), wanted & inside[:, None])
+                if recipe.prompting.logits:
+                    prompts = dataclasses.replace(prompts, masks=lax.stop_gradient(pick(logits, best)))
     return {name: jnp.stack([found[name] for found in rounds]).mean() for name in rounds[0]}
 
 

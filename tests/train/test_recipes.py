@@ -72,6 +72,9 @@ def test_both_lengths_and_no_loss_are_refused():
         get_recipe("smoke", ["steps=3", "epochs=1"])
     with pytest.raises(ValueError, match="all losses have weight 0"):
         get_recipe("repvit_sam_paper", ["losses.mse=0"])
+    with pytest.raises(ValueError, match=r"prompting\.logits needs a prompt encoder that knows masks"):
+        get_recipe("demo", ["trained=mask_decoder,"])
+    assert get_recipe("demo", ["trained=mask_decoder,", "init=demo.safetensors"]).init
     with pytest.raises(ValueError, match=r"no recipe 'sam'; there are .*edgesam_stage1, .*smoke"):
         get_recipe("sam")
 

@@ -90,6 +90,21 @@ def test_prompts_in_the_loop_train_the_decoder(batch):
     assert all(np.isfinite(value) for value in metrics.values())
 
 
+@pytest.mark.parametrize("logits", [False, True])
+def test_logits_are_a_prompt_of_the_next_decoding(batch, logits):
+    """What reads them learns, if they are passed on."""
+    recipe = dataclasses.replace(
+        PROMPTS,
+        trained=("mask_decoder", "prompt_encoder"),
+        prompting=dataclasses.replace(PROMPTS.prompting, logits=logits),
+    )
+    prepared = prepare(recipe)
+    after, _ = take(recipe, prepared, batch, steps=2)
+    moved = {name.split("/")[1] for name in unlike(prepared[2].trained, after.trained) if "prompt_encoder" in name}
+    assert ("mask_downscaling" in moved) == logits
+    assert "point_embeddings" in moved
+
+
 def test_one_program_serves_all_seeds(prepared, batch):
     student, teacher, start = prepared
     recipes = [dataclasses.replace(PROMPTS, seed=seed) for seed in (0, 7)]
