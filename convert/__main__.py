@@ -11,6 +11,8 @@ import tyro
 
 from repvit_sam_jax.config import Form, get_model_config
 
+from .extras import EXTRAS, OPTIONAL, missing
+
 app = tyro.extras.SubcommandApp()
 Source = Annotated[Path, tyro.conf.Positional]
 
@@ -251,6 +253,11 @@ def main() -> None:
         app.cli(prog="convert", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        print(f"error: {missing([error.name], EXTRAS.get(sys.argv[1], 'convert'))}", file=sys.stderr)
+        raise SystemExit(1) from error
         raise SystemExit(1) from error
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import require
 from .quiet import import_quietly
-from .source import require
 
 COMPUTE_UNITS = {"ALL": "all", "CPU_ONLY": "cpu", "CPU_AND_GPU": "cpu and gpu", "CPU_AND_NE": "cpu and neural engine"}
 """Core ML's choices, and their names in the table."""

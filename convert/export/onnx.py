@@ -14,11 +14,12 @@ from torch.export import Dim
 
 from repvit_sam_jax import transforms
 
+from ..extras import require
 from ..report import Report, Row, compare
 from ..torch_models import Sam
 from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUT, ENCODER_OUTPUT, Decoder, Encoder, FullSizeDecoder
 from .quiet import quietly
-from .source import Source, new_folder, read_source, require
+from .source import Source, new_folder, read_source
 from .verify import Decode, PromptCase, Reference, Tolerances, gate, reference, verify
 
 OPSET = 18

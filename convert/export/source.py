@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import repvit_sam_jax
 from repvit_sam_jax.checkpoint import CheckpointError, Metadata
@@ -18,10 +18,10 @@ from repvit_sam_jax.loading import read_params
 from repvit_sam_jax.model import Params
 from repvit_sam_jax.sam import Sam
 
-from ..from_torch import convert_state_dict, read_state_dict, sha256
-from ..to_torch import to_state_dict
-from ..torch_models import Sam as TorchSam
-from ..torch_models import twin_of
+from ..digest import sha256
+
+if TYPE_CHECKING:
+    from ..torch_models import Sam as TorchSam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Source:
 
     def twin(self) -> TorchSam:
         """A new fused twin with these weights."""
+        from ..to_torch import to_state_dict
+        from ..torch_models import twin_of
+
         twin = twin_of(self.config, "deploy")
         twin.load_state_dict(to_state_dict(self.params, self.model), strict=True)
         return twin.requires_grad_(False)
@@ -67,6 +70,8 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
     if path.suffix == ".safetensors":
         config, _, params = read_params(path, "deploy")
     else:
+        from ..from_torch import convert_state_dict, read_state_dict
+
         try:
             params, about = convert_state_dict(read_state_dict(path), form="deploy")
         except CheckpointError as error:
@@ -79,16 +84,6 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
     if resolution is not None:
         config = dataclasses.replace(config, image_size=resolution)
     return Source(config, params, sha256(path))
-
-
-def require(*packages: str, extra: str = "export") -> None:
-    """Raises ValueError, with the extra to install, if a package is missing."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"{', '.join(missing)} not installed; this needs an extra: pip install 'repvit-sam-jax[{extra}]' "
-            f"(in a checkout: pip install -e '.[{extra}]')"
-        )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """The commands that export: one line of error that names the remedy, and nothing written."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -60,6 +62,67 @@ def test_refuses(bad_files, monkeypatch, capsys, format_, arguments, message):
     assert errors.startswith(message)
     assert errors.count("\n") == 1
     assert sorted(bad_files.rglob("*")) == before
+
+
+BLOCK = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {packages} else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without if finder is PathFinder else finder for finder in sys.meta_path]
+sys.path.insert(0, {root!r})
+from convert.__main__ import main
+main()
+"""
+
+
+def run_without(packages, folder, *arguments):
+    """A command in a process that finds none of these packages, as on a machine where they are not installed."""
+    code = BLOCK.format(packages=packages, root=str(Path(__file__).parents[3]))
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("packages", "arguments", "extra"),
+    [
+        ({"torch"}, ["from-torch", "tiny.pt", "tiny.safetensors"], "convert"),
+        ({"pooch"}, ["download"], "convert"),
+        ({"torch"}, ["onnx", "tiny.safetensors", "--out", "out"], "export"),
+        ({"onnxruntime"}, ["onnx", "tiny.safetensors", "--out", "out"], "export"),
+        ({"torch"}, ["coreml", "tiny.safetensors", "--out", "out"], "export"),
+        ({"coremltools"}, ["coreml", "tiny.safetensors", "--out", "out"], "export"),
+        ({"torch"}, ["litert", "tiny.safetensors", "--out", "out"], "litert"),
+        ({"torch"}, ["stablehlo", "tiny.pt", "--out", "out"], "convert"),
+    ],
+    ids=lambda value: (
+        "-".join(value[:1] if isinstance(value, list) else value) if not isinstance(value, str) else value
+    ),
+)
+def test_missing_extra_in_one_line(checkpoint, tmp_path, packages, arguments, extra):
+    for suffix in (".pt", ".safetensors"):
+        (tmp_path / f"tiny{suffix}").write_bytes(checkpoint.with_suffix(suffix).read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    done = run_without(packages, tmp_path, *arguments)
+    assert done.returncode == 1
+    (name,) = packages
+    assert done.stderr.startswith(f"error: {name} not installed; this needs an extra: ")
+    assert f"pip install 'repvit-sam-jax[{extra}]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_stablehlo_from_safetensors_needs_jax_alone(checkpoint, tmp_path):
+    weights = checkpoint.with_suffix(".safetensors")
+    packages = {"torch", "onnx", "coremltools", "pooch", "requests"}
+    done = run_without(packages, tmp_path, "stablehlo", str(weights), "--out", "out.hlo", "--platforms", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "comparisons within tolerance" in done.stdout
+    assert (tmp_path / "out.hlo").is_file()
 
 
 def test_help_is_quick_to_import(monkeypatch, capsys):
