@@ -90,18 +90,30 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
 def new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
 
+    An empty folder stays the one that it is, which may be where the command runs, and is filled.
+
     Raises:
       ValueError: there is something at `out` other than an empty folder.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out} exists and is no empty folder; give a new one")
+    given, out = out, out.resolve()
+    existed = out.exists()
+    if existed and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {given} exists and is no empty folder; give a new one")
+    absent = [parent for parent in out.parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         yield temporary
+        if existed:
+            for path in temporary.iterdir():
+                path.replace(out / path.name)
+            return
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not out.exists():
+            for parent in absent:
+                parent.rmdir()

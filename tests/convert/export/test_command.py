@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from convert import __main__ as command  # noqa: E402
+from convert.export.source import new_folder  # noqa: E402
 from repvit_sam_jax import CLASSIFIERS, Classifier  # noqa: E402
 from repvit_sam_jax import checkpoint as checkpoints  # noqa: E402
 
@@ -123,6 +124,30 @@ def test_stablehlo_from_safetensors_needs_jax_alone(checkpoint, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "comparisons within tolerance" in done.stdout
     assert (tmp_path / "out.hlo").is_file()
+
+
+@pytest.mark.parametrize("out", [".", "link", "a/new"])
+def test_folders_that_are_empty_or_new(tmp_path, monkeypatch, out):
+    """The current folder among them, and what a link leads to."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / ("empty" if out == "." else "here"))
+    before = sorted(tmp_path.rglob("*"))
+
+    def fail():
+        with new_folder(Path(out)) as folder:
+            (folder / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert sorted(tmp_path.rglob("*")) == before
+    with new_folder(Path(out)) as folder:
+        (folder / "file").touch()
+        (folder / "package").mkdir()
+    assert sorted(path.name for path in Path(out).iterdir()) == ["file", "package"]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_help_is_quick_to_import(monkeypatch, capsys):
