@@ -59,6 +59,18 @@ def test_gate_catches_other_weights(onnx_folder, checkpoint, tmp_path, monkeypat
     assert folder_names(tmp_path) == ["other.pt"]
 
 
+def test_weights_beside_the_file(checkpoint, tmp_path, monkeypatch):
+    """As ViT-H's are, whose encoder is larger than a file of ONNX may be; they move with it."""
+    monkeypatch.setattr(exporter, "LARGEST", 1000)
+    assert exporter.export_onnx(checkpoint, tmp_path / "out").passed
+    names = ["decoder.onnx", "decoder.onnx.data", "encoder.onnx", "encoder.onnx.data"]
+    assert folder_names(tmp_path / "out") == names
+    (tmp_path / "out").rename(tmp_path / "moved")
+    predictor = OnnxPredictor(tmp_path / "moved")
+    predictor.set_image(synthetic_image(60, 80))
+    assert predictor.predict([[20, 30]], [1])[0].shape == (3, 60, 80)
+
+
 @pytest.fixture(scope="module")
 def predictors(onnx_folder, checkpoint):
     return OnnxPredictor(onnx_folder[0]), SamPredictor(*load(checkpoint.with_suffix(".safetensors")))
