@@ -11,6 +11,8 @@ import tyro
 
 from repvit_sam_jax.config import Form, get_model_config
 
+from .extras import EXTRAS, OPTIONAL, missing
+
 app = tyro.extras.SubcommandApp()
 Source = Annotated[Path, tyro.conf.Positional]
 
@@ -241,7 +243,9 @@ def stablehlo(
 
     names = [name.strip() for name in platforms.split(",") if name.strip()]
     report = export_stablehlo(weights, out, platforms=names, function=function, resolution=resolution)
-    print(report.to_text() if report.rows else "not compared with the JAX model: cpu is none of the platforms")
+    print(report.to_text())
+    if "cpu" not in names:
+        print("compared on the CPU: the same function, lowered for cpu as well")
     print(f"wrote {out}: {function} for {', '.join(names)}, {out.stat().st_size / 1e6:.1f} MB")
 
 
@@ -249,6 +253,11 @@ def main() -> None:
     """Entry point: expected errors become one line and exit code 1."""
     try:
         app.cli(prog="convert", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        print(f"error: {missing([error.name], EXTRAS.get(sys.argv[1], 'convert'))}", file=sys.stderr)
+        raise SystemExit(1) from error
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -18,7 +18,8 @@ from repvit_sam_jax.model import Params
 from repvit_sam_jax.sam import Sam
 
 from . import mapping
-from .from_torch import check_target, read_state_dict, sha256
+from .digest import sha256
+from .from_torch import check_target, read_state_dict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import requests
 
 from repvit_sam_jax.config import get_model_config
 
-from .from_torch import sha256
+from .digest import sha256
 
 _REPVIT = "https://github.com/THU-MIG/RepViT/releases/download/v1.0"
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"

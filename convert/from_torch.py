@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -20,14 +19,9 @@ from repvit_sam_jax.model import Params
 from repvit_sam_jax.reparam import ReparamError, fuse
 
 from . import mapping
+from .digest import sha256
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_target(target: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from repvit_sam_jax import classifier, transforms
 from repvit_sam_jax.classifier import Classifier
-from repvit_sam_jax.config import ClassifierConfig, EncoderConfig, Form, RepViTConfig, SamConfig, get_model_config
+from repvit_sam_jax.config import ClassifierConfig, Form, SamConfig, get_model_config
 from repvit_sam_jax.model import Params
 from repvit_sam_jax.prompt_encoder import Prompts
 from repvit_sam_jax.reparam import fuse
@@ -28,22 +28,13 @@ from repvit_sam_jax.sam import Sam
 
 from . import mapping
 from .from_torch import read_state_dict
-from .report import MaskRow, Report, Row, compare
+from .report import DECODER_TOLERANCE, FLIP_TOLERANCE, MaskRow, Report, Row, compare, encoder_tolerance
 from .synthetic import synthetic_image
 from .torch_models import RepViTClassifier, twin_of
 from .torch_models import Sam as TorchSam
 from .torch_models.repvit import RepViTEncoder
 from .torch_models.tiny_vit import TinyViTEncoder
 from .torch_models.vit import ViTEncoder
-
-DEEP_TOLERANCE = 5e-5
-"""Relative RMS of RepViT-M2.3's stages: its float32 is 0.7-1.9e-5 from its float64 already, a wrong epsilon 4e-5."""
-ENCODER_TOLERANCE = 1e-5
-"""Relative RMS of the stages of all other encoders and classifiers."""
-DECODER_TOLERANCE = 1e-5
-"""Relative RMS, from an identical embedding."""
-FLIP_TOLERANCE = 1e-5
-"""Share of the mask's pixels at the photo's size that may change sides."""
 
 
 def parity(source: Path, image: np.ndarray | None = None, image_size: int | None = None) -> Report:
@@ -107,12 +98,6 @@ def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, 
         return report
     noise = _float32_noise(twin.image_encoder, reference.images, reference.encoder["embedding"])
     return dataclasses.replace(report, noise=noise)
-
-
-def encoder_tolerance(config: EncoderConfig) -> float:
-    """The bar of an encoder's stages and embedding."""
-    deep = isinstance(config, RepViTConfig) and sum(config.depths) > 50
-    return DEEP_TOLERANCE if deep else ENCODER_TOLERANCE
 
 
 def _compare_stages(

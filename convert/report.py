@@ -7,6 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from repvit_sam_jax.config import EncoderConfig, RepViTConfig
+
+DEEP_TOLERANCE = 5e-5
+"""Relative RMS of RepViT-M2.3's stages: its float32 is 0.7-1.9e-5 from its float64 already, a wrong epsilon 4e-5."""
+ENCODER_TOLERANCE = 1e-5
+"""Relative RMS of the stages of all other encoders and classifiers."""
+DECODER_TOLERANCE = 1e-5
+"""Relative RMS, from an identical embedding."""
+FLIP_TOLERANCE = 1e-5
+"""Share of the mask's pixels at the photo's size that may change sides."""
+
+
+def encoder_tolerance(config: EncoderConfig) -> float:
+    """The bar of an encoder's stages and embedding."""
+    deep = isinstance(config, RepViTConfig) and sum(config.depths) > 50
+    return DEEP_TOLERANCE if deep else ENCODER_TOLERANCE
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:

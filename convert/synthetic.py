@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from repvit_sam_jax import checkpoint
 from repvit_sam_jax.config import ModelConfig
@@ -57,6 +56,8 @@ def manifest(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def write(path: Path, config: ModelConfig, seed: int = 0) -> None:
     """Write a PyTorch checkpoint of the published format with random weights."""
+    import torch
+
     state = {key: torch.from_numpy(value) for key, value in synthetic_state_dict(manifest(config), seed).items()}
     checkpoint.write_atomically(path, lambda temporary: torch.save(state, temporary))
 

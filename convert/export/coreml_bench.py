@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import require
 from .quiet import import_quietly
-from .source import require
 
 COMPUTE_UNITS = {"ALL": "all", "CPU_ONLY": "cpu", "CPU_AND_GPU": "cpu and gpu", "CPU_AND_NE": "cpu and neural engine"}
 """Core ML's choices, and their names in the table."""
@@ -84,9 +84,11 @@ class Benchmark:
             "|---|---|---|---|---:|---:|---:|---|",
         ]
         shown = lambda value: "" if value is None else f"{value:.1f}"
+        cell = lambda text: " ".join(text.split()).replace("|", "\\|")
         for t in sorted((*PUBLISHED, *self.timings), key=lambda t: (PARTS[::-1].index(t.part), t.model), reverse=True):
             numbers = " | ".join(shown(value) for value in (t.load, t.minimum, t.median))
-            lines.append(f"| {t.model} | {t.part} | {t.device} | {t.compute_units} | {numbers} | {t.source} |")
+            names = " | ".join(cell(text) for text in (t.model, t.part, t.device, t.compute_units))
+            lines.append(f"| {names} | {numbers} | {t.source} |")
         if self.shares:
             lines += [
                 "",
@@ -110,25 +112,33 @@ def benchmark(folder: Path, runs: int = 50, import_report: Path | None = None) -
 
     Raises:
       FileNotFoundError: there is no package in the folder, or no report.
-      ValueError: this is no Mac and no report was given, or the report is not as `read_report` wants it.
+      ValueError: this is no Mac and no report was given, a package is damaged, or the report is not as `read_report`
+        wants it.
     """
+    if runs < 1:
+        raise ValueError(f"--runs must be at least 1, got {runs}")
     for part in PARTS:
         if not (folder / f"{part}.mlpackage").is_dir():
             raise FileNotFoundError(f"no {part}.mlpackage in {folder}; `python -m convert coreml` writes it")
-    require("coremltools")
-    if import_report is not None:
-        return Benchmark(read_report(import_report, preset_of(folder)))
-    if sys.platform != "darwin":
+    if import_report is None and sys.platform != "darwin":
         raise ValueError(
             "coreml-bench needs macOS, where Core ML runs; "
             "what Xcode measured on a device comes in by --import-report FILE"
         )
+    require("coremltools")
+    if import_report is not None:
+        return Benchmark(read_report(import_report, preset_of(folder)))
     return measure(folder, runs, import_quietly("coremltools"), _mac())
 
 
 def preset_of(folder: Path) -> str:
     """Which model the encoder package says it holds."""
-    spec = import_quietly("coremltools").models.utils.load_spec(str(folder / "encoder.mlpackage"))
+    path = folder / "encoder.mlpackage"
+    load_spec = import_quietly("coremltools").models.utils.load_spec
+    try:
+        spec = load_spec(str(path))
+    except Exception as error:  # its errors share no class of their own
+        raise ValueError(f"{path} is no Core ML package; `python -m convert coreml` writes it") from error
     return spec.description.metadata.userDefined["preset"] or "unknown"
 
 

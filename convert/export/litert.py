@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..extras import require
 from ..report import Report
 from .modules import DECODER_INPUTS, Decoder, Encoder
 from .quiet import import_quietly, quietly
-from .source import Source, new_folder, read_source, require
+from .source import Source, new_folder, read_source
 from .verify import ExportError, PromptCase, Reference, Tolerances, gate, reference, verify
 
 NUM_POINTS = 2

@@ -14,14 +14,17 @@ from torch.export import Dim
 
 from repvit_sam_jax import transforms
 
+from ..extras import require
 from ..report import Report, Row, compare
 from ..torch_models import Sam
 from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUT, ENCODER_OUTPUT, Decoder, Encoder, FullSizeDecoder
 from .quiet import quietly
-from .source import Source, new_folder, read_source, require
+from .source import Source, new_folder, read_source
 from .verify import Decode, PromptCase, Reference, Tolerances, gate, reference, verify
 
 OPSET = 18
+LARGEST = 1_500_000_000
+"""Bytes of weights that a file holds itself; ONNX files end at 2 GiB, so more lies beside it, in `.onnx.data`."""
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -29,7 +32,8 @@ def export_onnx(weights: Path, out: Path, *, resolution: int | None = None, full
     """Write `encoder.onnx` and `decoder.onnx`, all or nothing.
 
     The encoder takes any number of images. For the decoder's inputs and outputs see `modules.Decoder` and, with
-    `full_size`, `modules.FullSizeDecoder`. Both files say in their metadata what a checkpoint says.
+    `full_size`, `modules.FullSizeDecoder`. Beside an encoder of more than `LARGEST` bytes, ViT-H's, lies
+    `encoder.onnx.data` with its weights. Both files say in their metadata what a checkpoint says.
 
     Args:
       weights: a `.safetensors` file of this library or a PyTorch checkpoint.
@@ -83,8 +87,7 @@ def _export(
     dynamic_shapes: Any,
     metadata: dict[str, str] | None,
 ) -> None:
-    import onnx
-
+    size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     with quietly():
         program = torch.onnx.export(
             module.eval(),
@@ -96,10 +99,9 @@ def _export(
             dynamo=True,
             verbose=False,
         )
-    assert program is not None
-    model = program.model_proto
-    onnx.helper.set_model_props(model, metadata or {})
-    onnx.save(model, path)
+        assert program is not None
+        program.model.metadata_props.update(metadata or {})
+        program.save(path, external_data=size > LARGEST)
 
 
 def session(path: Path) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import repvit_sam_jax
 from repvit_sam_jax.checkpoint import CheckpointError, Metadata
@@ -18,10 +18,10 @@ from repvit_sam_jax.loading import find_weights, read_params
 from repvit_sam_jax.model import Params
 from repvit_sam_jax.sam import Sam
 
-from ..from_torch import convert_state_dict, read_state_dict, sha256
-from ..to_torch import to_state_dict
-from ..torch_models import Sam as TorchSam
-from ..torch_models import twin_of
+from ..digest import sha256
+
+if TYPE_CHECKING:
+    from ..torch_models import Sam as TorchSam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,9 @@ class Source:
 
     def twin(self) -> TorchSam:
         """A new fused twin with these weights."""
+        from ..to_torch import to_state_dict
+        from ..torch_models import twin_of
+
         twin = twin_of(self.config, "deploy")
         twin.load_state_dict(to_state_dict(self.params, self.model), strict=True)
         return twin.requires_grad_(False)
@@ -69,6 +72,8 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
     if path.suffix == ".safetensors":
         config, _, params = read_params(path, "deploy")
     else:
+        from ..from_torch import convert_state_dict, read_state_dict
+
         try:
             params, about = convert_state_dict(read_state_dict(path), form="deploy")
         except CheckpointError as error:
@@ -83,32 +88,34 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
     return Source(config, params, sha256(path))
 
 
-def require(*packages: str, extra: str = "export") -> None:
-    """Raises ValueError, with the extra to install, if a package is missing."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"{', '.join(missing)} not installed; this needs an extra: pip install 'repvit-sam-jax[{extra}]' "
-            f"(in a checkout: pip install -e '.[{extra}]')"
-        )
-
-
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
 
+    An empty folder stays the one that it is, which may be where the command runs, and is filled.
+
     Raises:
       ValueError: there is something at `out` other than an empty folder.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {out} exists and is no empty folder; give a new one")
+    given, out = out, out.resolve()
+    existed = out.exists()
+    if existed and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out {given} exists and is no empty folder; give a new one")
+    absent = [parent for parent in out.parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         yield temporary
+        if existed:
+            for path in temporary.iterdir():
+                path.replace(out / path.name)
+            return
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not out.exists():
+            for parent in absent:
+                parent.rmdir()

@@ -13,8 +13,7 @@ from repvit_sam_jax.config import SamConfig
 from repvit_sam_jax.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, TOP_LEFT, Prompts
 from repvit_sam_jax.sam import Sam
 
-from ..parity import DECODER_TOLERANCE, FLIP_TOLERANCE, encoder_tolerance
-from ..report import MaskRow, Report, Row, compare
+from ..report import DECODER_TOLERANCE, FLIP_TOLERANCE, MaskRow, Report, Row, compare, encoder_tolerance
 from ..synthetic import synthetic_image
 from .source import Source
 

@@ -1,5 +1,6 @@
 """The commands that export: one line of error that names the remedy, and nothing written."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +12,8 @@ torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
 from convert import __main__ as command  # noqa: E402
-from convert.export.source import read_source  # noqa: E402
-from convert.from_torch import sha256  # noqa: E402
+from convert.digest import sha256  # noqa: E402
+from convert.export.source import new_folder, read_source  # noqa: E402
 from repvit_sam_jax import CLASSIFIERS, Classifier  # noqa: E402
 from repvit_sam_jax import checkpoint as checkpoints  # noqa: E402
 
@@ -70,6 +71,91 @@ def test_demo_is_the_file_in_the_package(demo):
     assert (source.config.name, source.config.image_size) == ("tiny", 64)
     assert source.source_sha256 == sha256(demo)
     jax.tree.map(np.testing.assert_array_equal, source.params, read_source(demo).params)
+
+
+BLOCK = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {packages} else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without if finder is PathFinder else finder for finder in sys.meta_path]
+sys.path.insert(0, {root!r})
+from convert.__main__ import main
+main()
+"""
+
+
+def run_without(packages, folder, *arguments):
+    """A command in a process that finds none of these packages, as on a machine where they are not installed."""
+    code = BLOCK.format(packages=packages, root=str(Path(__file__).parents[3]))
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("packages", "arguments", "extra"),
+    [
+        ({"torch"}, ["from-torch", "tiny.pt", "tiny.safetensors"], "convert"),
+        ({"pooch"}, ["download"], "convert"),
+        ({"torch"}, ["onnx", "tiny.safetensors", "--out", "out"], "export"),
+        ({"onnxruntime"}, ["onnx", "tiny.safetensors", "--out", "out"], "export"),
+        ({"torch"}, ["coreml", "tiny.safetensors", "--out", "out"], "export"),
+        ({"coremltools"}, ["coreml", "tiny.safetensors", "--out", "out"], "export"),
+        ({"torch"}, ["litert", "tiny.safetensors", "--out", "out"], "litert"),
+        ({"torch"}, ["stablehlo", "tiny.pt", "--out", "out"], "convert"),
+    ],
+    ids=lambda value: (
+        "-".join(value[:1] if isinstance(value, list) else value) if not isinstance(value, str) else value
+    ),
+)
+def test_missing_extra_in_one_line(checkpoint, tmp_path, packages, arguments, extra):
+    for suffix in (".pt", ".safetensors"):
+        (tmp_path / f"tiny{suffix}").write_bytes(checkpoint.with_suffix(suffix).read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    done = run_without(packages, tmp_path, *arguments)
+    assert done.returncode == 1
+    (name,) = packages
+    assert done.stderr.startswith(f"error: {name} not installed; this needs an extra: ")
+    assert f"pip install 'repvit-sam-jax[{extra}]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_stablehlo_from_safetensors_needs_jax_alone(checkpoint, tmp_path):
+    weights = checkpoint.with_suffix(".safetensors")
+    packages = {"torch", "onnx", "coremltools", "pooch", "requests"}
+    done = run_without(packages, tmp_path, "stablehlo", str(weights), "--out", "out.hlo", "--platforms", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "comparisons within tolerance" in done.stdout
+    assert (tmp_path / "out.hlo").is_file()
+
+
+@pytest.mark.parametrize("out", [".", "link", "a/new"])
+def test_folders_that_are_empty_or_new(tmp_path, monkeypatch, out):
+    """The current folder among them, and what a link leads to."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "here" / "link").symlink_to(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / ("empty" if out == "." else "here"))
+    before = sorted(tmp_path.rglob("*"))
+
+    def fail():
+        with new_folder(Path(out)) as folder:
+            (folder / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert sorted(tmp_path.rglob("*")) == before
+    with new_folder(Path(out)) as folder:
+        (folder / "file").touch()
+        (folder / "package").mkdir()
+    assert sorted(path.name for path in Path(out).iterdir()) == ["file", "package"]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_help_is_quick_to_import(monkeypatch, capsys):

@@ -8,13 +8,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("coremltools")
 
+from convert.digest import sha256  # noqa: E402
 from convert.export import coreml, mil  # noqa: E402
 from convert.export.coreml import check_structure, export_coreml, pad, summary  # noqa: E402
 from convert.export.mil import MilProgram  # noqa: E402
 from convert.export.modules import Decoder, Encoder  # noqa: E402
 from convert.export.source import read_source  # noqa: E402
 from convert.export.verify import ExportError  # noqa: E402
-from convert.from_torch import sha256  # noqa: E402
 from convert.synthetic import synthetic_image, write  # noqa: E402
 from convert.torch_models import Sam as TorchSam  # noqa: E402
 from repvit_sam_jax import PRESETS  # noqa: E402

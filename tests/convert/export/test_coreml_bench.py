@@ -51,6 +51,14 @@ def test_imported_report_joins_the_published_figures(folder, monkeypatch, capsys
     assert found["cost_shares"] == []
 
 
+def test_names_keep_the_table_whole():
+    """A bar or a line break in what a person wrote is no column or row of its own."""
+    timing = Timing("tiny", "encoder", "iPhone | 12\nmine", "all", None, None, 1.0, "Xcode")
+    header, _, *lines = Benchmark((timing,)).to_text().split("\n")
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in (header, *lines)} == {9}
+    assert r"| iPhone \| 12 mine | all |" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -73,16 +81,32 @@ def test_bad_reports(tmp_path, change, message):
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="this is a Mac")
 def test_elsewhere_it_says_that_it_needs_macos(folder, tmp_path, monkeypatch, capsys):
+    """And not first that coremltools is to be installed."""
+    monkeypatch.setattr(coreml_bench, "require", pytest.fail)
     for arguments, message in (
         ([folder], "error: coreml-bench needs macOS"),
+        ([folder, "--runs", "0"], "error: --runs must be at least 1, got 0"),
         ([folder / "empty"], "error: no encoder.mlpackage in"),
-        ([folder, "--import-report", folder / "none.json"], "error: no report at"),
     ):
         with pytest.raises(SystemExit):
             run(monkeypatch, *arguments)
         errors = capsys.readouterr().err
         assert errors.startswith(message)
         assert errors.count("\n") == 1
+
+
+def test_bad_files_in_one_line(folder, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, folder, "--import-report", folder / "none.json")
+    assert capsys.readouterr().err.startswith("error: no report at")
+    pytest.importorskip("coremltools")
+    monkeypatch.undo()
+    (folder / "report.json").write_text(json.dumps(REPORT))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, folder, "--import-report", folder / "report.json")
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ")
+    assert errors.endswith("encoder.mlpackage is no Core ML package; `python -m convert coreml` writes it\n")
 
 
 def test_statistics(monkeypatch):

@@ -10,9 +10,9 @@ from PIL import Image
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+from convert.digest import sha256  # noqa: E402
 from convert.export import onnx as exporter  # noqa: E402
 from convert.export.source import read_source  # noqa: E402
-from convert.from_torch import sha256  # noqa: E402
 from convert.synthetic import synthetic_image, write  # noqa: E402
 from repvit_sam_jax import PRESETS, CheckpointError, SamPredictor, cli, load  # noqa: E402
 from repvit_sam_jax.runtimes.onnx import OnnxPredictor  # noqa: E402
@@ -57,6 +57,18 @@ def test_gate_catches_other_weights(onnx_folder, checkpoint, tmp_path, monkeypat
     with pytest.raises(ValueError, match=r"tiny in onnx is past tolerance in .* was not written: .*; `convert parity`"):
         exporter.export_onnx(tmp_path / "other.pt", tmp_path / "out")
     assert folder_names(tmp_path) == ["other.pt"]
+
+
+def test_weights_beside_the_file(checkpoint, tmp_path, monkeypatch):
+    """As ViT-H's are, whose encoder is larger than a file of ONNX may be; they move with it."""
+    monkeypatch.setattr(exporter, "LARGEST", 1000)
+    assert exporter.export_onnx(checkpoint, tmp_path / "out").passed
+    names = ["decoder.onnx", "decoder.onnx.data", "encoder.onnx", "encoder.onnx.data"]
+    assert folder_names(tmp_path / "out") == names
+    (tmp_path / "out").rename(tmp_path / "moved")
+    predictor = OnnxPredictor(tmp_path / "moved")
+    predictor.set_image(synthetic_image(60, 80))
+    assert predictor.predict([[20, 30]], [1])[0].shape == (3, 60, 80)
 
 
 @pytest.fixture(scope="module")

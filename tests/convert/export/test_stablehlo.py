@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 from convert.export import stablehlo  # noqa: E402
 from convert.export.source import read_source  # noqa: E402
 from convert.export.stablehlo import NUM_POINTS, export_stablehlo  # noqa: E402
+from convert.export.verify import ExportError, Tolerances  # noqa: E402
 from convert.synthetic import synthetic_image, write  # noqa: E402
 from repvit_sam_jax import PRESETS, Prompts, transforms  # noqa: E402
 
@@ -67,10 +68,27 @@ def test_halves(checkpoint, tmp_path, function):
     )
 
 
-def test_without_cpu_nothing_is_compared(checkpoint, tmp_path):
-    report = export_stablehlo(checkpoint, tmp_path / "half", function="encode", platforms=["tpu"], resolution=64)
-    assert report.rows == ()
+def test_without_cpu_it_is_compared_all_the_same(checkpoint, tmp_path, monkeypatch):
+    """By the same function lowered for the CPU as well; what is written is for the TPU alone."""
+    export_ = lambda path: export_stablehlo(checkpoint, path, function="encode", platforms=["tpu"], resolution=64)
+    report = export_(tmp_path / "half")
+    assert [row.stage for row in report.rows] == ["embedding"]
+    assert report.passed
     assert jax.export.deserialize(bytearray((tmp_path / "half").read_bytes())).platforms == ("tpu",)
+    monkeypatch.setattr(Tolerances, "float32", lambda _: Tolerances(1e-12, 1e-12, 1e-12, 1e-12))
+    with pytest.raises(ExportError, match="past tolerance in 1 comparisons and was not written"):
+        export_(tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["half"]
+
+
+def test_more_weights_than_an_artifact_holds(checkpoint, tmp_path, monkeypatch):
+    """The decoder alone has less, and is written."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(read_source(checkpoint).params))
+    monkeypatch.setattr(stablehlo, "LARGEST", size - 1)
+    with pytest.raises(ValueError, match=r"tiny has 0\.0 GB of weights, and .* 2 GiB; `convert onnx` takes them"):
+        export_stablehlo(checkpoint, tmp_path / "whole")
+    export_stablehlo(checkpoint, tmp_path / "half", function="decode", platforms=["cpu"], resolution=64)
+    assert [path.name for path in tmp_path.iterdir()] == ["half"]
 
 
 def test_refuses(checkpoint, stablehlo_file, tmp_path, monkeypatch):
