@@ -23,8 +23,8 @@ Shape = list[Contours]
 SPECK = 12
 """Visible pixels that a thing needs for a mask, at least."""
 
-SPECK_SHARE = 0.0008
-"""Likewise, as a share of the picture: 14 x 14 pixels of 512 x 512."""
+SPECK_SHARE = 0.002
+"""Likewise, as a share of the picture: 23 x 23 pixels of 512 x 512."""
 
 _OVERSAMPLING = 3
 """Samples along a side of a pixel, for smooth edges."""
@@ -99,9 +99,9 @@ class _Canvas:
     def draw_objects(self, close_up: bool) -> None:
         """Things of all sizes, the large ones mostly first; each covers what is there."""
         shorter = min(self.size)
-        most = 8 if close_up else 40
+        most = 6 if close_up else 28
         count = int(2 * (most / 2) ** self.rng.random())
-        largest, smallest = self.rng.uniform(0.25, 0.7), 0.12 if close_up else max(4 / shorter, 0.035)
+        largest, smallest = self.rng.uniform(0.25, 0.7), 0.12 if close_up else max(4 / shorter, 0.05)
         radii = shorter * smallest * (largest / smallest) ** self.rng.random(count)
         heaps = self.rng.uniform(0.2, 0.8, (self.rng.integers(1, 4), 2))
         gathered = self.rng.random() < 0.5
@@ -147,7 +147,7 @@ class _Canvas:
             material = self.material()
             for _ in range(self.rng.integers(2, 7)):
                 at = centre + self.rng.uniform(-0.6, 0.6, 2) * radius
-                placed = _placed(shape if alike else _shape(self.rng), radius * self.rng.uniform(0.1, 0.25), at)
+                placed = _placed(shape if alike else _shape(self.rng), radius * self.rng.uniform(0.15, 0.35), at)
                 self.draw(placed, whole, shadow=False, material=material if alike else None)
         else:
             along = _turn(self.rng.uniform(0, 2 * math.pi))
@@ -444,7 +444,7 @@ def _shape(rng: np.random.Generator) -> Shape:
     kinds = _OUTLINES | _COMPOSED
     kind = str(rng.choice(list(kinds), p=[w / sum(kinds.values()) for w in kinds.values()]))
     shape = [_outline(kind, rng)] if kind in _OUTLINES else _compose(kind, rng)
-    squash = rng.uniform(0.08, 0.25) if kind in _OUTLINES and rng.random() < 0.1 else rng.uniform(0.5, 1)
+    squash = rng.uniform(0.08, 0.25) if kind in _OUTLINES and rng.random() < 0.05 else rng.uniform(0.5, 1)
     cos, sin = _turn(rng.uniform(0, 2 * math.pi))
     turned = lambda p: np.stack([p[:, 0] * cos - p[:, 1] * squash * sin, p[:, 0] * sin + p[:, 1] * squash * cos], -1)
     return [[turned(contour) for contour in piece] for piece in shape]
@@ -453,7 +453,7 @@ def _shape(rng: np.random.Generator) -> Shape:
 _OUTLINES = {"round": 3, "box": 4, "polygon": 3, "star": 1, "blob": 5, "ring": 1, "crescent": 1, "tee": 1, "vessel": 4}
 """Kinds of outlines and how often each occurs."""
 
-_COMPOSED = {"animal": 5, "branch": 1, "flower": 1, "lattice": 0.4, "pair": 3}
+_COMPOSED = {"animal": 5, "branch": 0.7, "flower": 1, "lattice": 0.3, "pair": 3}
 """Likewise, shapes of several pieces."""
 
 
