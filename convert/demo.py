@@ -1,102 +1,154 @@
-"""`make demo`: from a checkpoint to a mask on a photo, with the parity table on the way.
+"""`make demo`: points, boxes and everything on photos, with the parity table on the way.
 
-With `weights/repvit_sam.pt` (or a network to fetch it over) this is the published model. Without, the same steps run on
-random weights in the published format, and everything that is written says so.
+With `weights/repvit_sam.pt` (or a network to fetch it over) this is the published model; without, the small one of the
+package, and everything that is written says so.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
-from repvit_sam_jax import PRESETS, SamPredictor, load
-from repvit_sam_jax.overlay import draw_overlay
+from repvit_sam_jax import SamAutomaticMaskGenerator, SamPredictor, load
+from repvit_sam_jax.loading import DEMO
+from repvit_sam_jax.overlay import draw_masks, draw_overlay
 
 from .download import DownloadError, download
 from .from_torch import from_torch
 from .parity import parity
-from .synthetic import write
+from .to_torch import to_torch
 
-WARNING = "RANDOM WEIGHTS: this mask means nothing"
-STAND_IN_SEED = 3
-"""Random weights amplify float32 rounding, some a hundred times more than others; these hardly do (docs/parity.md)."""
+NOTE = "the demonstration model, which has seen synthetic scenes alone; the published one is far better"
 
 
-def main(weights: Path = Path("weights"), out: Path = Path("demo"), preset: str = "repvit_sam") -> bool:
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A question on one of scikit-image's photos, in pixels."""
+
+    photo: str
+    point_coords: Sequence[Sequence[float]] = ()
+    point_labels: Sequence[int] = ()
+    box: Sequence[float] | None = None
+
+
+PROMPTS = {
+    "point": Prompt("astronaut", [(220, 120)], [1]),
+    "points": Prompt("coffee", [(280, 60), (290, 170), (120, 220)], [1, 1, 0]),
+    "box": Prompt("coffee", box=(170, 15, 408, 212)),
+    "rocket": Prompt("rocket", box=(308, 125, 337, 408)),
+}
+CREDITS = {
+    "astronaut": "NASA, public domain",
+    "coffee": "Rachel Michetti, CC0",
+    "rocket": "SpaceX, CC0",
+}
+
+
+def main(weights: Path = Path("weights"), out: Path = Path("demo")) -> bool:
     """Run the demo; returns whether parity held.
 
     Args:
       weights: folder with `repvit_sam.pt`, or to download it into.
-      out: folder for the converted model, overlay and report.
-      preset: of the random weights, if the published ones can't be had.
+      out: folder for the converted model, overlays and report.
     """
+    from skimage import data
+
+    photos = {name: getattr(data, name)() for name in CREDITS}
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint, random = _checkpoint(weights, out, preset)
-    converted = out / "model.safetensors"
+    published = _published(weights)
+    if published is not None:
+        model_file, checkpoint = out / "model.safetensors", published
+        print(f"\n1. convert {checkpoint}")
+        from_torch(checkpoint, model_file)
+    else:
+        model_file, checkpoint = DEMO, out / "demo.pt"
+        print(f"\n1. convert the demonstration model to PyTorch: {checkpoint}")
+        to_torch(model_file, checkpoint)
 
-    print(f"\n1. convert {checkpoint}")
-    metadata = from_torch(checkpoint, converted)
-    print(f"   {metadata.config.name}, {metadata.form} form, SHA-256 of the source {metadata.source_sha256}")
-
-    photo, points, box = _photo()
-    print("\n2. parity of JAX with PyTorch on the photo, stage by stage\n")
-    report = parity(checkpoint, photo)
+    print("\n2. parity of JAX with PyTorch on a photo, stage by stage\n")
+    report = parity(checkpoint, photos["coffee"])
     print(report.to_text())
 
-    print("\n3. segment the photo")
-    predictor = SamPredictor(*load(converted))
-    predictor.set_image(photo)
-    lines = []
-    prompts: dict[str, dict[str, Any]] = {"point": {"point_coords": points, "point_labels": [1]}, "box": {"box": box}}
-    for name, given in prompts.items():
+    print("\n3. segment photos")
+    model, params = load(model_file)
+    predictor = SamPredictor(model, params)
+    lines, pictures = [], []
+    for name, prompt in PROMPTS.items():
+        predictor.set_image(photos[prompt.photo])
+        given: dict[str, Any] = {"box": prompt.box}
+        if prompt.point_coords:
+            given |= {"point_coords": prompt.point_coords, "point_labels": prompt.point_labels}
         masks, iou, _ = predictor.predict(**given, multimask_output=name == "point")
         best = int(np.argmax(iou))
-        caption = WARNING if random else f"{metadata.config.name}, {name}, predicted IoU {iou[best]:.2f}"
-        coords = points if name == "point" else []
-        overlay = draw_overlay(photo, masks[best], coords, [1] * len(coords), box if name == "box" else None, caption)
-        path = out / f"overlay_{name}.png"
-        Image.fromarray(overlay).save(path)
+        pictures.append(
+            draw_overlay(
+                photos[prompt.photo],
+                masks[best],
+                prompt.point_coords,
+                prompt.point_labels,
+                prompt.box,
+                model.config.name,
+            )
+        )
+        path = out / f"{name}.png"
+        Image.fromarray(pictures[-1]).save(path)
         lines.append(f"- {name}: {masks[best].mean():.1%} of the photo, predicted IoU {iou[best]:.3f}, `{path.name}`")
         print(f"   wrote {path}")
+    # The small model is never as sure as SAM's thresholds ask for.
+    thresholds = {} if published else {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.7}
+    records = SamAutomaticMaskGenerator(model, params, **thresholds).generate(photos["coffee"])
+    found = [record["segmentation"] for record in sorted(records, key=lambda record: -record["area"])]
+    pictures.append(draw_masks(photos["coffee"], found))
+    Image.fromarray(pictures[-1]).save(out / "everything.png")
+    lines.append(f"- everything: {len(found)} masks, `everything.png`")
+    Image.fromarray(_side_by_side([pictures[0], pictures[2], pictures[4]])).save(out / "overview.png")
+    print(f"   wrote {out / 'everything.png'} and {out / 'overview.png'}")
 
-    note = f"**{WARNING}.** They check the machinery, not the model.\n\n" if random else ""
-    text = f"# Demo of {metadata.config.name}\n\n{note}Photo: Chelsea the cat, Stefan van der Walt, CC0.\n\n"
+    note = "" if published else f"By {NOTE}.\n\n"
+    credits_ = "; ".join(f"{name}: {credit}" for name, credit in CREDITS.items())
+    text = f"# Demo of {model.config.name}\n\n{note}Photos: {credits_}.\n\n"
     (out / "report.md").write_text(text + "\n".join(lines) + "\n\n" + report.to_text() + "\n")
-    values = {"random_weights": random, "source_sha256": metadata.source_sha256, "parity": report.to_dict()}
+    values = {"model": model.config.name, "masks": len(found), "parity": report.to_dict()}
     (out / "report.json").write_text(json.dumps(values, indent=1) + "\n")
     print(f"   wrote {out / 'report.md'} and {out / 'report.json'}")
-    if random:
-        print(f"\n{WARNING}. With the published checkpoint at {weights / 'repvit_sam.pt'} it is the real model.")
+    if published is None:
+        print(f"\nThis was {NOTE}: put its checkpoint at {weights / 'repvit_sam.pt'}.")
     return report.passed
 
 
-def _checkpoint(weights: Path, out: Path, preset: str) -> tuple[Path, bool]:
+def _published(weights: Path) -> Path | None:
+    """The published checkpoint, if it is there or can be had."""
     published = weights / "repvit_sam.pt"
     if published.is_file():
-        return published, False
+        return published
     print(f"There is no {published}; trying to download it.")
     try:
         print(f"SHA-256 {download(published)} (computed; its publisher states none)")
-        return published, False
     except (DownloadError, OSError) as error:
-        print(
-            f"{error}\n\nGoing on with RANDOM weights in the published format: the steps are real, the masks are not."
-        )
-    stand_in = out / "random.pt"
-    write(stand_in, PRESETS[preset], STAND_IN_SEED)
-    return stand_in, True
+        print(f"{error}\n\nGoing on with the demonstration model that the package contains.")
+        return None
+    return published
 
 
-def _photo() -> tuple[np.ndarray, list[list[float]], list[float]]:
-    """A photo with a point and a box on it, in pixels."""
-    from skimage import data
-
-    return data.chelsea(), [[230.0, 160.0]], [110.0, 20.0, 360.0, 290.0]
+def _side_by_side(pictures: Sequence[UInt8[np.ndarray, "h w 3"]], height: int = 300) -> UInt8[np.ndarray, "h w 3"]:
+    """Pictures of one height, a white gap between them."""
+    resized = []
+    for picture in map(Image.fromarray, pictures):
+        resized += [
+            np.asarray(
+                picture.resize((round(picture.width * height / picture.height), height), Image.Resampling.LANCZOS)
+            ),
+            np.full((height, 8, 3), 255, np.uint8),
+        ]
+    return np.concatenate(resized[:-1], axis=1)
 
 
 if __name__ == "__main__":
