@@ -218,6 +218,21 @@ def evidence(
     print((out / "table.md").read_text(), end="")
 
 
+@app.command(name="curve")
+def curve(out: Folder, runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
+    """Draw held-out mIoU by photos seen, of runs that start from each other.
+
+    Args:
+      out: The picture.
+      runs: Their folders, in order.
+    """
+    try:
+        from .curve import draw
+    except ModuleNotFoundError as error:
+        raise ValueError(f"the figure needs matplotlib: pip install matplotlib ({error})") from error
+    draw(runs, out)
+
+
 @app.command(name="recipes")
 def recipes() -> None:
     """List the recipes."""
