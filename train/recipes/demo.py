@@ -1,7 +1,7 @@
 """The embedded demonstration model (docs/embedded-weights.md): from random weights, on synthetic scenes alone.
 
-Every stage fits two hours and a half of one CPU core. The first is at half the resolution; each later one starts from
-the export of the one before (`init`).
+The first stage, at half the resolution that it is for: two hours of one CPU core. A later one starts from its export
+(`init=demo`).
 """
 
 from ..recipe import Losses, Optimizer, Prompting, Recipe
@@ -11,17 +11,15 @@ demo = Recipe(
     student="demo",
     image_size=256,
     batch_size=8,
-    steps=4500,
+    steps=5000,
     decoder="init",
     trained=("image_encoder", "prompt_encoder", "mask_decoder"),
-    optimizer=Optimizer(1.5e-3, 1e-5, warmup=0.03, weight_decay=0.05, clip_norm=1.0, ema_decay=0.998),
+    optimizer=Optimizer(1e-3, 1e-5, warmup=0.03, weight_decay=0.05, clip_norm=1.0, ema_decay=0.998),
     losses=Losses(mse=0.0, bce=5.0, dice=2.0, iou=1.0),
-    prompting=Prompting(
-        num_prompts=10, rounds=3, box_probability=0.6, box_noise=0.05, targets="ground_truth", logits=True
-    ),
+    prompting=Prompting(num_prompts=8, box_probability=0.6, box_noise=0.05, targets="ground_truth", logits=True),
     flip_probability=0.5,
     dtype="float32",
     log_every=25,
     checkpoint_every=250,
-    evaluate_every=500,
+    evaluate_every=1000,
 )
