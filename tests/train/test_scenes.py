@@ -14,7 +14,7 @@ from skimage import measure
 
 from repvit_sam_jax.masks import counts_to_mask
 from train import __main__ as command
-from train import scenes, shards
+from train import scenes, shapes, shards
 from train.data import ExampleConfig, make_example, open_source, read_annotations
 
 SIZE = (96, 128)
@@ -92,14 +92,14 @@ def test_masks_fit_the_picture(series):
 def test_rasterizer_covers_exactly():
     """Half pixels, holes, parts outside; against areas by arithmetic."""
     square = np.array([(2, 2), (8, 2), (8, 8), (2, 8)], float)
-    top, left, coverage = scenes._rasterize([square], (20, 20))
+    top, left, coverage = shapes.rasterize([square], (20, 20))
     assert (top, left, coverage.sum()) == (2, 2, 36)
-    assert scenes._rasterize([square, (square - 5) / 3 + 5], (20, 20))[2].sum() == 32
-    assert scenes._rasterize([square - 5], (20, 20))[2].sum() == 9
-    assert scenes._rasterize([square + 30], (20, 20))[2].size == 0
-    np.testing.assert_allclose(scenes._rasterize([square + 1 / 3], (20, 20))[2][0, 1:6], 2 / 3)
-    circle = scenes._circle(np.arange(200) * (2 * np.pi / 200)) * 30 + 50.2
-    assert scenes._rasterize([circle], (100, 100))[2].sum() == pytest.approx(np.pi * 900, rel=2e-3)
+    assert shapes.rasterize([square, (square - 5) / 3 + 5], (20, 20))[2].sum() == 32
+    assert shapes.rasterize([square - 5], (20, 20))[2].sum() == 9
+    assert shapes.rasterize([square + 30], (20, 20))[2].size == 0
+    np.testing.assert_allclose(shapes.rasterize([square + 1 / 3], (20, 20))[2][0, 1:6], 2 / 3)
+    circle = shapes.circle_points(np.arange(200) * (2 * np.pi / 200)) * 30 + 50.2
+    assert shapes.rasterize([circle], (100, 100))[2].sum() == pytest.approx(np.pi * 900, rel=2e-3)
 
 
 def test_size_is_checked():
