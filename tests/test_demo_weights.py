@@ -106,7 +106,7 @@ def ask(predictor, image, masks):
 
 @functools.cache
 def fixed_scenes():
-    return [scenes.render(100, number, (384, 512)) for number in range(6)]
+    return [scenes.render(100, number, (384, 512)) for number in range(8)]
 
 
 def test_scenes(predictor):

@@ -18,7 +18,7 @@ OPERATIONAL = ("teacher", "fsdp", "remat", "log_every", "checkpoint_every", "eva
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW (arXiv 1711.05101), linear warm-up from 0 and cosine decay; gradients are clipped by their global norm."""
+    """Linear warm-up from 0 and cosine decay; gradients are clipped by their global norm."""
 
     learning_rate: float
     final_learning_rate: float = 0.0
@@ -26,6 +26,9 @@ class Optimizer:
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.01
     """Of kernels alone: not of biases, scales, tokens and relative positions."""
+    name: Literal["adamw", "muon"] = "adamw"
+    """AdamW (arXiv 1711.05101); or Muon (2502.16982) for all kernels but depthwise ones, which are no matrices, with
+    updates as large as AdamW's, so that one learning rate suits both, and AdamW with Nesterov momentum for the rest."""
     clip_norm: float | None = None
     b1: float = 0.9
     b2: float = 0.999

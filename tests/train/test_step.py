@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from repvit_sam_jax import Prompts
@@ -245,6 +246,31 @@ def test_what_decays(prepared):
             updates, state_ = optimizer.update(zeros, state_, still)
         assert np.any(updates["mask_decoder"]["hypernetworks"]["0"]["layers"]["0"]["kernel"])
         assert np.any(updates["mask_decoder"]["iou_head"]["layers"]["0"]["kernel"]) == worn
+
+
+def test_muon_makes_kernels_orthogonal(prepared):
+    """Against singular values: of kernels as matrices from inputs to outputs; all else moves as by AdamW."""
+    _, _, start = prepared
+    params = {name: start.result[name] for name in ("image_encoder", "prompt_encoder", "mask_decoder")}
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
+    recipe = dataclasses.replace(PROMPTS, optimizer=Optimizer(1.0, 1.0, weight_decay=0.0, name="muon"))
+    optimizers = make_optimizer(recipe, 8), optax.adamw(1.0, weight_decay=0.0, nesterov=True)
+    updates, plain = (jax.jit(o.update)(grads, o.init(params), params)[0] for o in optimizers)
+    kinds = set()
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        name, found, gradient = "/".join(k.key for k in path), np.asarray(update), _at(grads, path)
+        if not name.endswith("kernel") or update.ndim % 2:  # depthwise ones are no matrices
+            np.testing.assert_allclose(found, _at(plain, path), rtol=0.01, atol=1e-6, err_msg=name)
+            continue
+        kinds.add(update.ndim)
+        inputs = len(found) if "output_upscaling" in name else found.size // found.shape[-1]
+        found, gradient = found.reshape(inputs, -1), gradient.reshape(inputs, -1)
+        left, _, right = np.linalg.svd(gradient, full_matrices=False)
+        wanted = -0.2 * np.sqrt(max(gradient.shape)) * left @ right
+        assert np.vdot(found, wanted) > 0.9 * np.linalg.norm(found) * np.linalg.norm(wanted), name
+        assert 0.6 < np.linalg.norm(found) / np.linalg.norm(wanted) < 1.2, name
+    assert kinds == {2, 4}
 
 
 def test_a_frozen_encoder_keeps_its_statistics(prepared, batch):
