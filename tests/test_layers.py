@@ -1,5 +1,8 @@
 """Single layers against PyTorch's, and the two depthwise convolutions against each other."""
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +60,20 @@ def test_depthwise_gradients_agree(rng):
     ]
     for other in gradients[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), gradients[0], other)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 4, 5)])
+def test_product_and_its_gradients(shape, rng):
+    """On CPU the kernel's gradient is one product of matrices, whatever the axes of its input."""
+    x, kernel = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in (shape, (5, 7)))
+    loss = lambda multiply: lambda x, kernel: jnp.sin(multiply(x, kernel)).sum()
+    ours = jax.jit(jax.value_and_grad(loss(layers.product), argnums=(0, 1)))
+    plain = jax.value_and_grad(loss(jnp.matmul), argnums=(0, 1))(x, kernel)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), ours(x, kernel), plain)
+    products = [line for line in ours.lower(x, kernel).as_text().splitlines() if "dot_general" in line]
+    assert products
+    assert all(re.search(r"contracting_dims = \[\d\] x \[\d\]", line) for line in products)
+    assert layers.product(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
 def test_batch_norm_follows_pytorch_through_training_and_evaluation(rng):
