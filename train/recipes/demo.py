@@ -42,10 +42,9 @@ demo_3 = dataclasses.replace(
     name="demo_3",
     image_size=512,
     batch_size=4,
-    steps=800,
+    steps=700,
     optimizer=dataclasses.replace(demo_2.optimizer, learning_rate=1e-3, ema_decay=0.99),
     log_every=10,
     checkpoint_every=100,
-    evaluate_every=400,
 )
 """At the size that the model is for, which costs four times as much."""
