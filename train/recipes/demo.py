@@ -43,7 +43,7 @@ demo_3 = dataclasses.replace(
     image_size=512,
     batch_size=4,
     steps=700,
-    optimizer=dataclasses.replace(demo_2.optimizer, learning_rate=1e-3, ema_decay=0.99),
+    optimizer=dataclasses.replace(demo_2.optimizer, learning_rate=1e-3, final_learning_rate=1e-5, ema_decay=0.99),
     log_every=10,
     checkpoint_every=100,
 )
