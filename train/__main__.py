@@ -14,7 +14,13 @@ Folder = Annotated[Path, tyro.conf.Positional]
 
 @app.command(name="scenes")
 def scenes(
-    out: Folder, *, count: int = 1000, seed: int = 0, size: int = 512, close_up: bool = False, workers: int = 1
+    out: Folder,
+    *,
+    count: int = 1000,
+    seed: int = 0,
+    size: int = 512,
+    view: Literal["usual", "close_up", "far"] = "usual",
+    workers: int = 1,
 ) -> None:
     """Write synthetic scenes with exact masks, as tar shards in SA-1B's layout; an interrupted run goes on.
 
@@ -23,12 +29,12 @@ def scenes(
       count: Scenes, 1000 a shard.
       seed: Of the series.
       size: Longer side in pixels; the shorter one varies.
-      close_up: Few and large things.
+      view: `close_up` has few and large things, `far` more and smaller ones.
       workers: Processes that draw.
     """
     from .shards import write_shards
 
-    shards = write_shards(out, count, seed=seed, size=size, close_up=close_up, workers=workers)
+    shards = write_shards(out, count, seed=seed, size=size, view=view, workers=workers)
     print(f"{out}: {count} scenes in {len(shards)} shards")
 
 

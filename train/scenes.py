@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -19,12 +20,29 @@ from . import shapes, textures
 SPECK = 12
 """Visible pixels that a thing needs for a mask, at least."""
 
-SPECK_SHARE = 0.003
-"""Likewise, as a share of the picture: 28 x 28 pixels of 512 x 512."""
-
 FILLED = 0.25
 """Share of its box that a thing needs to fill for a mask: slivers behind other things would be many, and of the masks
 that people draw of photos (BSDS500) fewer than 5% fill less."""
+
+
+View = Literal["usual", "close_up", "far"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    most: int
+    """Things in front of the background, at most; their parts and rows of them not counted."""
+    smallest: float
+    """Radius of a thing, as a share of the shorter side."""
+    speck: float
+    """Visible share of the picture that a thing needs for a mask: of 512 x 512 pixels 0.003 are 28 x 28."""
+
+
+_VIEWS: dict[View, _View] = {
+    "usual": _View(16, 0.07, 0.003),
+    "close_up": _View(6, 0.12, 0.003),
+    "far": _View(48, 0.02, 0.0005),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,28 +55,29 @@ class Scene:
     out."""
 
 
-def render(seed: int, number: int, size: tuple[int, int], *, close_up: bool = False) -> Scene:
+def render(seed: int, number: int, size: tuple[int, int], *, view: View = "usual") -> Scene:
     """Draw a scene.
 
     Args:
       seed: of the series.
       number: of the scene in it.
       size: (height, width) in pixels, 32 or more each.
-      close_up: few and large things, of which models at low resolution can see shape and colour.
+      view: `close_up` has few and large things, of which models at low resolution can see shape and colour; `far` has
+        more and smaller ones, and masks of smaller ones too.
     """
-    canvas = _Canvas(np.random.Generator(np.random.PCG64([seed, number])), size)
+    canvas = _Canvas(np.random.Generator(np.random.PCG64([seed, number])), size, _VIEWS[view])
     canvas.draw_background()
-    canvas.draw_objects(close_up)
+    canvas.draw_objects()
     return Scene(canvas.develop(), canvas.masks())
 
 
 class _Canvas:
     """The picture so far, in [0, 1], and which thing each pixel belongs to."""
 
-    def __init__(self, rng: np.random.Generator, size: tuple[int, int]) -> None:
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int], view: _View) -> None:
         if min(size) < 32:
             raise ValueError(f"a scene has 32 pixels or more a side, got {size}")
-        self.rng, self.size = rng, size
+        self.rng, self.size, self.view = rng, size, view
         self.image = np.zeros((*size, 3), np.float32)
         self.owner = np.zeros(size, np.int32)
         self.parents: list[int] = []  # of each thing, itself for a whole
@@ -95,12 +114,11 @@ class _Canvas:
         if self.rng.random() < 0.4:
             self.blur(self.rng.uniform(0.5, 6))
 
-    def draw_objects(self, close_up: bool) -> None:
+    def draw_objects(self) -> None:
         """Things of all sizes, the large ones mostly first; each covers what is there."""
         shorter = min(self.size)
-        most = 6 if close_up else 16
-        count = int(2 * (most / 2) ** self.rng.random())
-        largest, smallest = self.rng.uniform(0.25, 0.7), 0.12 if close_up else max(4 / shorter, 0.07)
+        count = int(2 * (self.view.most / 2) ** self.rng.random())
+        largest, smallest = self.rng.uniform(0.25, 0.7), max(4 / shorter, self.view.smallest)
         radii = shorter * smallest * (largest / smallest) ** self.rng.random(count)
         heaps = self.rng.uniform(0.2, 0.8, (self.rng.integers(1, 4), 2))
         gathered = self.rng.random() < 0.5
@@ -279,7 +297,7 @@ class _Canvas:
     def masks(self) -> list[Bool[np.ndarray, "h w"]]:
         """Of all things of which enough is seen."""
         found = []
-        speck = max(SPECK, SPECK_SHARE * self.size[0] * self.size[1])
+        speck = max(SPECK, self.view.speck * self.size[0] * self.size[1])
         lineages = [set(self.lineage(i)) for i in range(len(self.parents))]
         for number in range(len(self.parents)):
             mine = np.array([number in lineage for lineage in lineages])

@@ -44,20 +44,30 @@ def test_scene_depends_on_seed_and_number(series):
 
 
 def test_close_ups_have_few_and_large_things(series):
-    close = [scenes.render(0, number, SIZE, close_up=True) for number in range(12)]
+    close = [scenes.render(0, number, SIZE, view="close_up") for number in range(12)]
     many, few = ([len(scene.masks) for scene in found] for found in (series, close))
     assert np.mean(few) < 0.75 * np.mean(many)
     small, large = (np.median([mask.sum() for scene in found for mask in scene.masks]) for found in (series, close))
     assert large > 1.7 * small
 
 
-def test_close_ups_are_another_series(small_shards, tmp_path):
-    ordinary, close = (
-        shards.write_shards(tmp_path / str(flag), 2, size=64, close_up=flag)[0].read_bytes() for flag in (False, True)
-    )
-    assert ordinary != close
+def test_far_views_have_more_and_smaller_things(series):
+    size = (192, 256)
+    usual, far = ([scenes.render(0, number, size, view=view) for number in range(12)] for view in ("usual", "far"))
+    few, many = ([len(scene.masks) for scene in found] for found in (usual, far))
+    assert np.mean(many) > 1.3 * np.mean(few)
+    smallest = 0.003 * size[0] * size[1]
+    counts = [sum(mask.sum() < smallest for scene in found for mask in scene.masks) for found in (usual, far)]
+    assert counts[0] == 0
+    assert counts[1] > 0.15 * np.sum(many)
+
+
+def test_views_are_series_of_their_own(tmp_path):
+    views = ("usual", "close_up", "far")
+    written = {view: shards.write_shards(tmp_path / view, 2, size=64, view=view)[0].read_bytes() for view in views}
+    assert len(set(written.values())) == 3
     with pytest.raises(ValueError, match="holds scenes with the settings"):
-        shards.write_shards(tmp_path / "True", 2, size=64)
+        shards.write_shards(tmp_path / "close_up", 2, size=64)
 
 
 def test_masks_are_wholes_and_parts(series):
@@ -78,7 +88,7 @@ def test_masks_are_wholes_and_parts(series):
             assert mask.sum() >= scenes.FILLED * (np.ptp(x) + 1) * (np.ptp(y) + 1)
     assert nested > 20
     assert np.mean(covered) > 0.94
-    assert min(areas) >= scenes.SPECK_SHARE * SIZE[0] * SIZE[1]
+    assert min(areas) >= 0.003 * SIZE[0] * SIZE[1]
     assert max(areas) / min(areas) > 100
     assert np.mean(np.array(areas) > 0.005 * SIZE[0] * SIZE[1]) > 0.3
     assert any(measure.euler_number(mask) <= 0 for scene in series for mask in scene.masks), "none has a hole"
