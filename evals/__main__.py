@@ -63,10 +63,14 @@ def prompts(
 
 
 def _read(given: Sequence[str], config: inputs.ExampleConfig, limit: int) -> list[dict[str, np.ndarray]]:
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
     source = inputs.open_source(given)
-    count = max(1, min(8, limit, len(source)))
-    batches = inputs.one_pass(source, config, count)
-    return list(itertools.islice(batches, -(-min(limit, len(source)) // count)))
+    limit = min(limit, len(source))
+    count = min(8, limit)
+    batches = list(itertools.islice(inputs.one_pass(source, config, count), -(-limit // count)))
+    batches[-1] = {name: values[: (limit - 1) % count + 1] for name, values in batches[-1].items()}
+    return batches
 
 
 def _table(result: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -67,7 +68,7 @@ def distill(
     profile: int | None = None,
     distributed: bool = False,
 ) -> None:
-    """Run a recipe, from its latest checkpoint if it was begun before.
+    """Run a recipe, from its latest checkpoint if it was begun before. Left by SIGTERM, the exit status is 143.
 
     Args:
       recipe: Its name, or a recipe.json.
@@ -81,19 +82,22 @@ def distill(
       threads: Threads that read photos, in each of them.
       tensorboard: Write metrics for TensorBoard too.
       profile: Trace five steps from this one on.
-      distributed: One of several processes: call jax.distributed.initialize, which finds the others on TPU slices and
-        under Slurm.
+      distributed: One of several processes: call jax.distributed.initialize, which finds the others on TPU slices,
+        under Slurm and under Open MPI.
     """
     if distributed:
         import jax
 
         jax.distributed.initialize()
-    from .data import Reading
+    from .data import Reading, open_source
     from .loop import Inputs, train
     from .recipe import get_recipe
 
     inputs = Inputs(data, held_out, embeddings, strict, Reading(threads=threads, workers=workers))
-    train(get_recipe(recipe, settings), run, inputs, tensorboard=tensorboard, profile=profile)
+    chosen = get_recipe(recipe, settings)
+    state = train(chosen, run, inputs, tensorboard=tensorboard, profile=profile)
+    if int(state.step) < chosen.num_steps(len(open_source(data))):
+        sys.exit(128 + signal.SIGTERM)
 
 
 @app.command(name="embed")

@@ -25,7 +25,7 @@ def draw(runs: Sequence[Path], path: Path) -> None:
     before = 0
     for run in runs:
         for name in ("recipe.json", "evaluations.jsonl"):
-            if not (run / name).is_file():
+            if not (run / name).is_file() or not (run / name).stat().st_size:
                 raise FileNotFoundError(f"{run} is no run that was evaluated: it has no {name}")
         recipe = from_json((run / "recipe.json").read_text())
         found = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]

@@ -94,9 +94,11 @@ def embed(
       the number of photos that were damaged and are left out.
 
     Raises:
-      ValueError: the folder holds another cache.
+      ValueError: the folder holds another cache, or `batch_size` is not positive.
       OSError: such as a full disk; what was written before stays, and the next call goes on.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     meta = _meta(teacher, source)
     if (folder / "meta.json").is_file():
         _check(folder, meta)

@@ -101,17 +101,18 @@ def run(out: Path, inputs: Inputs, *, teacher_steps: int, steps: int, seeds: Seq
 
     Raises:
       TrainingError: a run was stopped by a signal, or a loss is not finite.
+      ValueError: the folder holds runs of other steps or other photos.
     """
     teacher = out / "teacher.safetensors"
+    _train(runs(teacher_steps, steps, 0)["teacher"], out / "teacher", inputs)
     if not teacher.exists():
-        _train(runs(teacher_steps, steps, 0)["teacher"], out / "teacher", inputs)
         export(out / "teacher", teacher)
     for seed in seeds:
         folder = out / f"seed{seed}"
         recipes = runs(teacher_steps, steps, seed)
         start = folder / "stage1.safetensors"
+        _train(dataclasses.replace(recipes["stage1"], teacher=str(teacher)), folder / "stage1", inputs)
         if not start.exists():
-            _train(dataclasses.replace(recipes["stage1"], teacher=str(teacher)), folder / "stage1", inputs)
             export(folder / "stage1", start, form="train")
         for name in ARMS:
             recipe = recipes[name]

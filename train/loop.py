@@ -112,7 +112,14 @@ def train(
     teacher = load_teacher(recipe.teacher, student.config.image_size, recipe.dtype) if recipe.teacher else None
     if teacher is None and recipe.needs_teacher:
         raise ValueError(f"recipe {recipe.name} needs a teacher: --set teacher=FILE.safetensors")
-    about = {"photos": source.fingerprint, "num_photos": len(source), "teacher": teacher and teacher.identity}
+    about = {
+        "photos": source.fingerprint,
+        "num_photos": len(source),
+        "teacher": teacher and teacher.identity,
+        "cached": inputs.embeddings is not None,
+    }
+    if inputs.held_out:
+        about["held_out"] = data.open_source(inputs.held_out).fingerprint
     _claim(run, recipe, about)
     cache = None
     if inputs.embeddings is not None:
@@ -189,7 +196,10 @@ def train(
 
 
 def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
-    """Write what the run is made of, or check that it is the same as before; nothing binds before the first losses."""
+    """Write what the run is made of, or check that it is the same as before; nothing binds before the first losses.
+
+    Held-out photos may come later, but not be exchanged: the best checkpoint is the one with the highest score.
+    """
     metrics = run / "metrics.jsonl"
     begun = (metrics.exists() and metrics.stat().st_size > 0) or any((run / "checkpoints").glob("[0-9]*"))
     now = {"recipe.json": json.loads(to_json(recipe)), "inputs.json": dict(about)}
@@ -204,13 +214,14 @@ def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
         if not (run / name).exists():
             raise ValueError(f"{run} is not where the first process writes to; all hosts must see the same folder")
         before = json.loads((run / name).read_text())
-        free = OPERATIONAL if name == "recipe.json" else ()
+        free = OPERATIONAL if name == "recipe.json" else values.keys() - before.keys()
         changed = [key for key in values if before.get(key) != values[key] and key not in free]
         if changed:
             told = "\n  ".join(f"{key}: {before.get(key)!r}, now {values[key]!r}" for key in changed)
             raise ValueError(f"{run} is the run of another {name.removesuffix('.json')}; choose a new folder\n  {told}")
-    if main and (run / "recipe.json").read_text() != texts["recipe.json"]:
-        write_atomically(run / "recipe.json", functools.partial(Path.write_text, data=texts["recipe.json"]))
+        text = texts[name] if name == "recipe.json" else json.dumps({**before, **values}, indent=1)
+        if main and (run / name).read_text() != text:
+            write_atomically(run / name, functools.partial(Path.write_text, data=text))
 
 
 def _start(
@@ -330,12 +341,15 @@ class _Log:
         """Forget what a killed run wrote after the step that it goes on from; returns the lines until then."""
         if not path.exists():
             return []
-        whole = [line for line in path.read_text().splitlines() if line.endswith("}")]
-        kept = [line for line in whole if json.loads(line)["step"] <= last]
+        kept = []
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # the last one may be torn
+                kept.append(json.loads(line))
+        kept = [line for line in kept if line["step"] <= last]
         if self._main:
-            text = "".join(line + os.linesep for line in kept)
+            text = "".join(json.dumps(line) + os.linesep for line in kept)
             write_atomically(path, functools.partial(Path.write_text, data=text))
-        return [json.loads(line) for line in kept]
+        return kept
 
     def add(self, step: int, metrics: dict[str, jax.Array], index: jax.Array, waited: float) -> None:
         self._steps.append((step, metrics, index))
@@ -356,7 +370,7 @@ class _Log:
                     f"step {step}: the loss is {metrics['loss']}, the norm of its gradient {metrics['grad_norm']}; the "
                     f"photos of this process were number {', '.join(map(str, local))} of the source. "
                     "To go on with a lower learning rate or without these photos, export the last checkpoint in "
-                    "training form and start a new run from it (init)"
+                    "training form and start a new run from it (init=FILE decoder=init)"
                 )
         elapsed = time.perf_counter() - self._since
         count = len(values)
@@ -398,9 +412,17 @@ class _Log:
         with (self._run / name).open("a") as file:
             file.write(json.dumps(values) + os.linesep)
         if self._board is not None:
-            for key, value in values.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(key, value, values["step"])
+            for key, value in _scalars(values):
+                self._board.add_scalar(key, value, values["step"])
+
+
+def _scalars(values: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers with names like `ground_truth/box/all`, but not the step."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _scalars(value, f"{within}{key}/")
+        elif isinstance(value, int | float) and key != "step":
+            yield within + key, value
 
 
 def _agreed(value: Any) -> Any:

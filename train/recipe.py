@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import math
 import pkgutil
 import types
 import typing
@@ -25,7 +26,7 @@ class Optimizer:
     warmup: float = 0.0
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.01
-    """Of kernels alone: not of biases, scales, tokens and relative positions."""
+    """Of kernels alone: not of biases, scales, tokens and relative positions; with Muon, nor of depthwise kernels."""
     name: Literal["adamw", "muon"] = "adamw"
     """AdamW (arXiv 1711.05101); or Muon (2502.16982) for all kernels but depthwise ones, which are no matrices, with
     updates as large as AdamW's, so that one learning rate suits both, and AdamW with Nesterov momentum for the rest."""
@@ -150,13 +151,30 @@ class Recipe:
             )
         for name, value in (
             ("optimizer.warmup", self.optimizer.warmup),
-            ("optimizer.ema_decay", self.optimizer.ema_decay or 0),
             ("prompting.box_probability", self.prompting.box_probability),
             ("flip_probability", self.flip_probability),
         ):
             if not 0 <= value <= 1:
                 raise ValueError(f"recipe {self.name}: {name} must be from 0 to 1, got {value}")
-        if self.prompting.logits and "prompt_encoder" not in self.trained and self.decoder == "init" and not self.init:
+        optimizer, losses = self.optimizer, self.losses
+        for name, value in (
+            ("optimizer.learning_rate", optimizer.learning_rate),
+            ("optimizer.final_learning_rate", optimizer.final_learning_rate),
+            ("optimizer.weight_decay", optimizer.weight_decay),
+            ("optimizer.clip_norm", math.inf if optimizer.clip_norm is None else optimizer.clip_norm),
+            *((f"losses.{loss}", getattr(losses, loss)) for loss in ("mse", "cosine", "bce", "dice", "iou")),
+            ("prompting.box_noise", self.prompting.box_noise),
+        ):
+            if not value >= 0:
+                raise ValueError(f"recipe {self.name}: {name} must not be negative, got {value}")
+        for name in ("b1", "b2", "ema_decay"):
+            value = getattr(optimizer, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"recipe {self.name}: optimizer.{name} must be from 0 to below 1, got {value}")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"recipe {self.name}: seed must be from 0 to 2**31 - 1, got {self.seed}")
+        own_decoder = self.decoder == "init" or (self.teacher is None and not self.needs_teacher)
+        if self.prompting.logits and "prompt_encoder" not in self.trained and own_decoder and not self.init:
             raise ValueError(
                 f"recipe {self.name}: prompting.logits needs a prompt encoder that knows masks: train it, or give init"
             )
@@ -167,6 +185,11 @@ class Recipe:
             raise ValueError(f"recipe {self.name}: trained names parts of the student, got {self.trained}")
         if not (self.losses.embeddings or self.losses.masks):
             raise ValueError(f"recipe {self.name}: all losses have weight 0")
+        if not self.losses.masks and (idle := set(self.trained) - {"image_encoder"}):
+            raise ValueError(
+                f"recipe {self.name}: without losses of masks nothing teaches {', '.join(sorted(idle))}, and weight "
+                "decay would wear it away; leave it out of trained"
+            )
 
     @property
     def needs_teacher(self) -> bool:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from evals import baselines, protocols
-from evals.__main__ import main
+from evals.__main__ import _read, main
 from evals.baselines import Settings, evaluate_baselines, tune
 from repvit_sam_jax import PRESETS, Sam, checkpoint
+from train.data import ExampleConfig
 
 from ..conftest import random_params
 
@@ -119,6 +120,17 @@ def test_five_points_and_ranks(rng):
     assert protocols.rank_correlation(model, params, [batch]) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("limit", [1, 8, 9, 100])
+def test_no_more_photos_than_asked_for(tmp_path, limit):
+    from train.shards import write_shards
+
+    write_shards(tmp_path / "scenes", 10, size=64)
+    batches = _read([str(tmp_path / "scenes")], ExampleConfig(64, 2), limit)
+    numbers = [number for batch in batches for number in batch["index"]]
+    assert numbers == list(range(min(limit, 10)))
+    assert {len(values) for values in batches[-1].values()} == {len(batches[-1]["index"])}
+
+
 def test_command(tmp_path, monkeypatch, capsys):
     from train.shards import write_shards
 
@@ -134,6 +146,9 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert -1 <= found["rank_correlation"] <= 1
     run("--data", tmp_path / "scenes", "--tune", tmp_path / "scenes", "--image-size", 64)
     assert "| filled box | " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):
+        run("--data", tmp_path / "scenes", "--limit", 0)
+    assert "error: limit must be at least 1, got 0" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
         run("--data", tmp_path / "nothing")
     assert "error: no file" in capsys.readouterr().err

@@ -48,6 +48,20 @@ def test_ways_to_name_shards(shards, tmp_path):
     assert open_source(paths[0]).fingerprint != whole.fingerprint
 
 
+def test_shards_of_one_name_may_lie_anywhere(shards, tmp_path):
+    """Two series of scenes, say: their order doesn't depend on their folders' names."""
+    first, second = sorted(shards.glob("*.tar"))
+    found = []
+    for names in (("a", "b"), ("b", "a")):
+        under = tmp_path / "".join(names)
+        for name, path in zip(names, (first, second), strict=True):
+            (under / name).mkdir(parents=True)
+            shutil.copy(path, under / name / "s.tar")
+        found.append(open_source(sorted(under.glob("*/s.tar"))))
+    assert found[0].fingerprint == found[1].fingerprint
+    assert [found[0][i].photo for i in range(13)] == [found[1][i].photo for i in range(13)]
+
+
 def test_members_without_a_partner_and_others(tmp_path):
     """A photo without JSON has no annotations; a JSON alone and other files are left out; long names are read."""
     long = "x" * 150
@@ -170,6 +184,8 @@ def test_coco_annotations(tmp_path):
         {"image_id": 11, "segmentation": {"size": [40, 60], "counts": [2400]}, "iscrowd": 1},
         {"image_id": 10, "segmentation": polygon},
         {"image_id": 11, "segmentation": {"size": [40, 60], "counts": [0, 2400]}},
+        {"image_id": 10, "bbox": [1, 1, 20, 20], "segmentation": []},
+        {"image_id": 10, "segmentation": [[1.0, 1.0, 20.0, 1.0], [5.0, 5.0, 9.0, 9.0]]},
     ]
     apart = coco_file(tmp_path / "instances.json", ["a.jpg", "b.jpg"], annotations)
     beside = coco_file(folder / "instances.json", ["a.jpg", "b.jpg"], annotations)

@@ -73,3 +73,5 @@ def test_all_of_it(photos, tmp_path, monkeypatch):
         rows = evidence.table(tmp_path, (0,)).splitlines()[2:]
         assert len(rows) == 2 + len(evidence.ARMS)
         assert not [row for row in rows if "| - |" in row]
+    with pytest.raises(ValueError, match="is the run of another recipe"):
+        evidence.run(tmp_path, inputs, teacher_steps=3, steps=1, seeds=(0,))

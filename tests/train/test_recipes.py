@@ -59,6 +59,14 @@ def test_settings():
         ("optimizer.warmup=-1", "optimizer.warmup must be from 0 to 1, got -1"),
         ("prompting.box_probability=7", "prompting.box_probability must be from 0 to 1, got 7"),
         ("micro_batches=3", "batch_size 8 is not divisible by micro_batches 3"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate must not be negative, got -1"),
+        ("optimizer.learning_rate=nan", "optimizer.learning_rate must not be negative, got nan"),
+        ("losses.bce=-5", "losses.bce must not be negative, got -5"),
+        ("optimizer.clip_norm=-1", "optimizer.clip_norm must not be negative, got -1"),
+        ("prompting.box_noise=-1", "prompting.box_noise must not be negative, got -1"),
+        ("optimizer.ema_decay=1", "optimizer.ema_decay must be from 0 to below 1, got 1"),
+        ("optimizer.b2=1.5", "optimizer.b2 must be from 0 to below 1, got 1.5"),
+        ("seed=3000000000", r"seed must be from 0 to 2\*\*31 - 1, got 3000000000"),
         ("trained=neck", r"trained names parts of the student, got \('neck',\)"),
     ],
 )
@@ -75,6 +83,10 @@ def test_both_lengths_and_no_loss_are_refused():
     with pytest.raises(ValueError, match=r"prompting\.logits needs a prompt encoder that knows masks"):
         get_recipe("demo", ["trained=mask_decoder,"])
     assert get_recipe("demo", ["trained=mask_decoder,", "init=demo.safetensors"]).init
+    with pytest.raises(ValueError, match=r"prompting\.logits needs a prompt encoder that knows masks"):
+        get_recipe("edgesam_stage2", ["prompting.targets=ground_truth", "prompting.logits=true", "losses.mse=0"])
+    with pytest.raises(ValueError, match="without losses of masks nothing teaches mask_decoder, and weight decay"):
+        get_recipe("repvit_sam_paper", ["trained=image_encoder,mask_decoder"])
     with pytest.raises(ValueError, match=r"no recipe 'sam'; there are .*edgesam_stage1, .*smoke"):
         get_recipe("sam")
 

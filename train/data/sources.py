@@ -48,11 +48,11 @@ class TarSource:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Indexes shards that have no index yet; errors as in `open_shard`."""
-        self._shards: list[Shard] = [open_shard(path) for path in sorted(paths, key=lambda path: (path.name, path))]
+        self._shards: list[Shard] = sorted(map(open_shard, paths), key=_identity)
         self._ends = np.cumsum([len(shard.names) for shard in self._shards])
         digest = hashlib.sha256()
         for shard in self._shards:
-            digest.update(repr((shard.path.name, shard.names.tolist(), shard.spans[:, 1::2].tolist())).encode())
+            digest.update(repr(_identity(shard)).encode())
         self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
@@ -66,6 +66,11 @@ class TarSource:
         shard = self._shards[number]
         name, photo, annotations = shard.read(i - int(self._ends[number]) + len(shard.names))
         return Record(f"{shard.path}:{name}", photo, annotations)
+
+
+def _identity(shard: Shard) -> tuple[Any, ...]:
+    """Tells shards of one name apart, wherever they lie."""
+    return shard.path.name, shard.names.tolist(), shard.spans[:, 1::2].tolist()
 
 
 class FileSource:
@@ -97,7 +102,8 @@ def open_source(spec: str | os.PathLike | Sequence[str | os.PathLike]) -> Source
     - `.tar` files, or a folder that holds some: SA-1B's shards. A string may be a pattern, `data/sa_0000*.tar`.
     - another folder: the photos in it and in folders below, hidden ones excluded, by name; without masks.
     - a `.json` file, alone or with a folder: COCO instances, with `file_name` relative to the folder, which is the
-      JSON's own if none is given. Crowd annotations are left out.
+      JSON's own if none is given. Crowd annotations are left out, and those without a mask: boxes alone, polygons of
+      less than three points.
 
     Raises:
       FileNotFoundError: a path doesn't exist, nothing fits a pattern, a folder is empty, or a JSON's photos lack.
@@ -140,14 +146,22 @@ def _open_folder(folder: Path) -> FileSource:
     return FileSource(folder, names)
 
 
+def _drawn(segmentation: Any) -> Any:
+    """A segmentation without polygons that enclose nothing."""
+    if not isinstance(segmentation, list):
+        return segmentation
+    return [polygon for polygon in segmentation if not isinstance(polygon, list) or len(polygon) >= 6]
+
+
 def _open_coco(path: Path, folder: Path) -> FileSource:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
         images = {image["id"]: image for image in content["images"]}
         masks: dict[Any, list[dict[str, Any]]] = {number: [] for number in images}
         for annotation in content["annotations"]:
-            if not annotation.get("iscrowd"):
-                masks[annotation["image_id"]].append(annotation)
+            others = masks[annotation["image_id"]]
+            if not annotation.get("iscrowd") and (kept := _drawn(annotation.get("segmentation"))):
+                others.append({**annotation, "segmentation": kept})
         names = {number: str(image["file_name"]) for number, image in images.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no COCO instances file: {type(error).__name__}: {error}") from error
