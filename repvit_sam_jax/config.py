@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -129,6 +130,11 @@ class MaskDecoderConfig:
         return self.num_multimask_outputs + 1
 
 
+def _plain(size: Any) -> Any:
+    """Python's integer in place of NumPy's; anything else stays what it is."""
+    return operator.index(size) if hasattr(size, "__index__") else size
+
+
 @dataclass(frozen=True)
 class SamConfig:
     """A whole segmenter: image encoder, prompt encoder and mask decoder, and how its input is prepared."""
@@ -141,6 +147,7 @@ class SamConfig:
     mask_threshold: float = 0.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", _plain(self.image_size))
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {self.image_size}")
 
@@ -173,6 +180,7 @@ class ClassifierConfig:
     """Side S of the square that images are resized and cropped to, in pixels."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", _plain(self.image_size))
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % 32:
             raise ValueError(f"a classifier's image_size must be a positive multiple of 32, got {self.image_size}")
 

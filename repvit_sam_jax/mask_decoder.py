@@ -161,11 +161,9 @@ class MaskDecoder(nnx.Module):
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
         iou_threshold: Float[Array, ""],
-        *,
-        multimask_output: bool = True,
     ) -> tuple[Float[Array, "b p m h4 w4"], Float[Array, "b p m"]]:
-        """What `__call__` returns, with zeros for prompts none of whose predicted IoUs exceeds the threshold."""
-        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output)
+        """What `__call__` returns for several masks; zeros where no predicted IoU exceeds the threshold."""
+        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output=True)
 
         def decode(prompts: Any) -> tuple[Array, Array]:
             pending, iou = attend(prompts)

@@ -93,24 +93,33 @@ class SamAutomaticMaskGenerator:
             "stability_score_offset": (stability_score_offset, 0),
             "min_mask_region_area": (min_mask_region_area, 0),
         }
+        least |= {"box_nms_thresh": (box_nms_thresh, 0), "crop_nms_thresh": (crop_nms_thresh, 0)}
         for name, (value, minimum) in least.items():
             if not value >= minimum:
                 raise ValueError(f"{name} must be at least {minimum}, got {value}")
+        for name, value in {"points_per_batch": points_per_batch, "crop_n_layers": crop_n_layers}.items():
+            if value != int(value):
+                raise ValueError(f"{name} must be an integer, got {value}")
+        if math.isnan(pred_iou_thresh) or math.isnan(stability_score_thresh):
+            raise ValueError(f"thresholds must be numbers, got {pred_iou_thresh} and {stability_score_thresh}")
         if not 0 <= crop_overlap_ratio < 1:
             raise ValueError(f"crop_overlap_ratio must be at least 0 and below 1, got {crop_overlap_ratio}")
-        self.point_grids = _read_grids(points_per_side, point_grids, crop_n_layers, crop_n_points_downscale_factor)
+        self.point_grids = _read_grids(points_per_side, point_grids, int(crop_n_layers), crop_n_points_downscale_factor)
         self.predictor = SamPredictor(model, params)
-        self.points_per_batch = points_per_batch
+        self.points_per_batch = int(points_per_batch)
         self.pred_iou_thresh = pred_iou_thresh
-        self._least_iou = np.float32(pred_iou_thresh if pred_iou_thresh > 0 else -np.inf)
         self.stability_score_thresh = stability_score_thresh
         self.stability_score_offset = stability_score_offset
         self.box_nms_thresh = box_nms_thresh
-        self.crop_n_layers = crop_n_layers
+        self.crop_n_layers = int(crop_n_layers)
         self.crop_nms_thresh = crop_nms_thresh
         self.crop_overlap_ratio = crop_overlap_ratio
-        self.min_mask_region_area = math.ceil(min_mask_region_area)
+        self.min_mask_region_area = min_mask_region_area
         self.output_mode = output_mode
+
+    @property
+    def _least_iou(self) -> np.float32:
+        return np.float32(self.pred_iou_thresh if self.pred_iou_thresh > 0 else -np.inf)
 
     def warmup(self, num_images: int = 1) -> None:
         """Compile ahead of the first photo, without computing anything.
@@ -180,7 +189,10 @@ class SamAutomaticMaskGenerator:
         transforms.check_image(image)
         size = image.shape[:2]
         boxes = masks.crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
-        return [_Crop(number, size, box, layer) for box, layer in boxes]
+        crops = [_Crop(number, size, box, layer) for box, layer in boxes]
+        for crop in crops:
+            transforms.check_scalable(crop.cut(image), self.predictor.model.config.image_size)
+        return crops
 
     def _embed(self, images: Sequence[np.ndarray], crops: Sequence[_Crop]) -> Iterator[tuple[_Crop, Array]]:
         for start in range(0, len(crops), ENCODE_BATCH):
@@ -249,7 +261,7 @@ class SamAutomaticMaskGenerator:
         cleaned, unchanged = [], []
         for mask in found:
             pixels, changed = masks.remove_small_regions(
-                masks.counts_to_mask(mask.counts, size), self.min_mask_region_area
+                masks.counts_to_mask(mask.counts, size), math.ceil(self.min_mask_region_area)
             )
             if changed:
                 counts, box = masks.mask_to_counts(pixels)
@@ -337,9 +349,9 @@ def _read_grids(
         )
     if given is None:
         sides = [int(points_per_side / downscale_factor**layer) for layer in range(num_layers + 1)]
-        if sides[-1] < 1:
+        if empty := [layer for layer, side in enumerate(sides) if side < 1]:
             raise ValueError(
-                f"points_per_side={points_per_side} leaves no points in layer {sides.index(0)}; use more, or a smaller "
+                f"points_per_side={points_per_side} leaves no points in layer {empty[0]}; use more, or a smaller "
                 "crop_n_points_downscale_factor"
             )
         return [masks.point_grid(side) for side in sides]

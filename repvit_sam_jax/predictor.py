@@ -2,6 +2,7 @@
 
 Deliberate differences from the official class: embeddings are channels last; many prompts on one image go into one
 `predict` call; `set_image_batch` and `predict_batch` (named as in SAM 2) serve many images; prompts are checked.
+`predict_torch`, `set_torch_image` and `transform` are not there: `predict` takes boxes [P, 4] in pixels of the photo.
 """
 
 from __future__ import annotations
@@ -115,14 +116,19 @@ class SamPredictor:
         """Embed several images of any sizes, for `predict_batch`.
 
         Raises:
-          ValueError: as `set_image`, or the list is empty.
+          ValueError: as `set_image`, naming the image, or the list is empty.
         """
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be RGB or BGR, got {image_format!r}")
+        if isinstance(images, np.ndarray) and images.ndim < 4:
+            raise ValueError(f"images must be a list of images, got an array {images.shape}; set_image takes one image")
         if not len(images):
             raise ValueError("no images were given")
-        for image in images:
-            transforms.check_image(image)
+        for i, image in enumerate(images):
+            try:
+                transforms.check_scalable(image, self.model.config.image_size)
+            except ValueError as error:
+                raise ValueError(f"image {i}: {error}" if len(images) > 1 else str(error)) from error
         rgb = [image if image_format == "RGB" else image[..., ::-1] for image in images]
         embeddings: list[Array] = []
         for start in range(0, len(rgb), ENCODE_BATCH):

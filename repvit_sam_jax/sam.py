@@ -47,6 +47,13 @@ class _Modules(nnx.Module):
         self.mask_decoder = MaskDecoder(decoder, **common)
 
 
+def _static(multimask_output: Any) -> bool:
+    """Also of NumPy's booleans and of integers."""
+    if isinstance(multimask_output, jax.core.Tracer):
+        raise TypeError('multimask_output is traced; make it static: static_argnames=("multimask_output",)')
+    return bool(multimask_output)
+
+
 class Sam(Model[SamConfig]):
     """A segmenter without its parameters: `config`, `form` and `dtype`, as in `Model`."""
 
@@ -152,12 +159,10 @@ class Sam(Model[SamConfig]):
           ValueError: shapes or dtypes that do not fit the model or each other, or params of the other form.
           TypeError: `multimask_output` is traced.
         """
-        modules = self._merge(params)
-        inputs = self._embed_prompts(modules, embeddings, prompts, multimask_output)
+        modules, several = self._merge(params), _static(multimask_output)
+        inputs = self._embed_prompts(modules, embeddings, prompts)
         stages: Stages = dict(zip(("dense_prompt", "image_pe", "prompt_tokens"), inputs, strict=False))
-        masks, iou = modules.mask_decoder(
-            *inputs, multimask_output=multimask_output, stages=stages if return_stages else None
-        )
+        masks, iou = modules.mask_decoder(*inputs, multimask_output=several, stages=stages if return_stages else None)
         if not return_stages:
             return masks, iou
         stages["low_res_masks"], stages["iou_predictions"] = masks, iou
@@ -168,7 +173,7 @@ class Sam(Model[SamConfig]):
     ) -> tuple[Float[Array, "b p m s4 s4"], Float[Array, "b p m"]]:
         """`decode` with every mask of a prompt, M = 4, for training: the single mask, then the multimask output's."""
         modules = self._merge(params)
-        inputs = self._embed_prompts(modules, embeddings, prompts, None)
+        inputs = self._embed_prompts(modules, embeddings, prompts)
         return modules.mask_decoder(*inputs, multimask_output=None)
 
     def _decode_above(
@@ -177,22 +182,19 @@ class Sam(Model[SamConfig]):
         embeddings: Float[Array, "b s16 s16 c"],
         prompts: Prompts,
         iou_threshold: Float[Array, ""],
-        multimask_output: bool = True,
     ) -> tuple[Float[Array, "b p m s4 s4"], Float[Array, "b p m"]]:
         """`decode`, with zeros for the masks of prompts none of whose predicted IoUs exceeds the threshold.
 
         IoUs need no masks, and masks are half of the work.
         """
         modules = self._merge(params)
-        inputs = self._embed_prompts(modules, embeddings, prompts, multimask_output)
-        return modules.mask_decoder.decode_above(*inputs, iou_threshold, multimask_output=multimask_output)
+        inputs = self._embed_prompts(modules, embeddings, prompts)
+        return modules.mask_decoder.decode_above(*inputs, iou_threshold)
 
     def _embed_prompts(
-        self, modules: _Modules, embeddings: Array, prompts: Prompts, multimask_output: bool | None
+        self, modules: _Modules, embeddings: Array, prompts: Prompts
     ) -> tuple[Array, Array, Array, Array]:
         """Image with the dense prompt, its positions, prompt tokens and their validity."""
-        if isinstance(multimask_output, jax.core.Tracer):
-            raise TypeError('multimask_output is traced; make it static: static_argnames=("multimask_output",)')
         self._check_prompts(embeddings, prompts)
         tokens, valid = modules.prompt_encoder.sparse(prompts, self.config.image_size)
         masks = None if prompts.masks is None else jnp.asarray(prompts.masks)
@@ -206,6 +208,8 @@ class Sam(Model[SamConfig]):
                 f"images must have shape [B, {size}, {size}, 3] for this model, got {tuple(images.shape)}; "
                 "transforms.preprocess makes them"
             )
+        if not len(images):
+            raise ValueError("no images were given: B is 0")
 
     def _check_prompts(self, embeddings: Array, prompts: Prompts) -> None:
         side, dim = self.config.embedding_size, self.config.mask_decoder.embed_dim
@@ -216,6 +220,8 @@ class Sam(Model[SamConfig]):
         coords = prompts.point_coords.shape
         if len(coords) != 4 or coords[0] != embeddings.shape[0] or coords[3] != 2:
             raise ValueError(f"point_coords must have shape [{embeddings.shape[0]}, P, N, 2], got {coords}")
+        if 0 in coords[:2]:
+            raise ValueError(f"no prompts were given: point_coords has shape {coords}")
         b, p, n = coords[:3]
         low = self.config.low_res_size
         expected = {"point_labels": (b, p, n), "point_valid": (b, p, n), "boxes": (b, p, 4), "masks": (b, p, low, low)}

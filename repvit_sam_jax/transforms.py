@@ -59,7 +59,7 @@ def decode_image(file: Path | BinaryIO, name: str) -> UInt8[np.ndarray, "h w 3"]
         raise ValueError(f"{name} is not an image that Pillow can read") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's plugins raise many kinds on damaged pixels and tags
         raise ValueError(f"{name} is truncated or damaged: {error}") from error
     raise ValueError(f"{name} has 32-bit pixels (mode {image.mode}), whose range is unknown; save it as 8-bit")
 

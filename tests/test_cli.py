@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repvit_sam_jax import PRESETS, SamAutomaticMaskGenerator, SamPredictor, checkpoint, cli, load
+from repvit_sam_jax import PRESETS, SamAutomaticMaskGenerator, SamPredictor, __version__, checkpoint, cli, load
 from repvit_sam_jax.overlay import draw_masks, draw_overlay
 
 
@@ -240,6 +240,24 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main()
     assert "no empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("photo_is", "out_is", "message"),
+    [("folder", "new", "is a folder; `everything` takes one photo"), ("file", "in a file", "photo.png is no folder")],
+)
+def test_everything_says_at_once_what_can_not_be(photo, tmp_path, monkeypatch, capsys, photo_is, out_is, message):
+    given = photo.parent if photo_is == "folder" else photo
+    out = tmp_path / "out" if out_is == "new" else photo / "out"
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, "everything", given, "--out", out)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_version(monkeypatch, capsys):
+    run(monkeypatch, "--version")
+    assert capsys.readouterr().out == f"repvit-sam-jax {__version__}\n"
 
 
 def test_everything_without_a_mask(weights, photo, tmp_path, monkeypatch, capsys):

@@ -101,6 +101,14 @@ def test_config_survives_json(name):
     assert hash(Sam(again)) == hash(Sam(config))
 
 
+def test_image_size_may_be_an_integer_of_numpy():
+    config = get_config("tiny", np.int64(256))
+    assert config == get_config("tiny", 256)
+    assert type(config.image_size) is int
+    with pytest.raises(ValueError, match=r"image_size must be a positive multiple of 16, got 256\.0"):
+        get_config("tiny", 256.0)
+
+
 def test_segmenters_and_classifiers_are_not_mixed_up():
     with pytest.raises(ValueError, match="repvit_m2_3 is a classifier; the segmenters are repvit_sam, "):
         get_config("repvit_m2_3")

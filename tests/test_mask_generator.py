@@ -328,6 +328,17 @@ def test_the_decoder_is_told_the_threshold(make, monkeypatch):
     assert told == [0.5, -np.inf]
 
 
+def test_thresholds_may_be_changed_later(make):
+    """As people tune them in notebooks."""
+    generator, image = make(points_per_side=4), photo(75, 110)
+    for name, value in {"pred_iou_thresh": 0.75, "stability_score_thresh": 0.3, "min_mask_region_area": 4.5}.items():
+        setattr(generator, name, value)
+    changed = make(points_per_side=4, pred_iou_thresh=0.75, stability_score_thresh=0.3, min_mask_region_area=5)
+    assert_equal(generator.generate(image), changed.generate(image))
+    generator.pred_iou_thresh = 10.0
+    assert generator.generate(image) == []
+
+
 def test_nothing_passes(make):
     """An empty list for each way to keep nothing, with all that comes after it."""
     image = photo(75, 110)

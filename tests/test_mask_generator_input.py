@@ -15,6 +15,11 @@ GRIDS = [np.full((2, 2), 0.5)] * 3
         ({"points_per_side": None}, "either points_per_side or point_grids.*got neither"),
         ({"point_grids": GRIDS}, "either points_per_side or point_grids.*got both"),
         ({"points_per_side": 0}, "points_per_side=0 leaves no points in layer 0"),
+        ({"points_per_side": -3}, "points_per_side=-3 leaves no points in layer 0"),
+        ({"points_per_batch": 2.5}, "points_per_batch must be an integer, got 2.5"),
+        ({"box_nms_thresh": float("nan")}, "box_nms_thresh must be at least 0, got nan"),
+        ({"crop_nms_thresh": -1}, "crop_nms_thresh must be at least 0, got -1"),
+        ({"pred_iou_thresh": float("nan")}, "thresholds must be numbers, got nan and 0.95"),
         ({"points_per_side": 3, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2}, "no points in layer 2"),
         ({"points_per_side": None, "point_grids": []}, "point_grids has 0 grids; crop_n_layers=0 needs 1"),
         ({"points_per_side": None, "point_grids": GRIDS, "crop_n_layers": 3}, "has 3 grids; crop_n_layers=3 needs 4"),
@@ -44,6 +49,10 @@ def test_images_that_cannot_be_meant(tiny):
     ):
         with pytest.raises(ValueError, match=message):
             generator.generate(image)
+        with pytest.raises(ValueError, match=message):
+            generator.count_points(image)
+        with pytest.raises(ValueError, match=f"image 1: .*{message}"):
+            generator.generate_batch([np.zeros((5, 5, 3), np.uint8), image])
     with pytest.raises(ValueError, match=r"image 1: .* is too small for 4 x 4 crops; set crop_n_layers to less than 2"):
         SamAutomaticMaskGenerator(*tiny, crop_n_layers=2).generate_batch(
             [np.zeros((75, 110, 3), np.uint8), np.zeros((3, 90, 3), np.uint8)]

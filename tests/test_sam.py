@@ -146,6 +146,8 @@ def test_single_mask_is_not_one_of_the_three(tiny, embeddings):
     assert single_iou.shape == (2, 3, 1)
     assert multi_iou.shape == (2, 3, 3)
     assert all(relative_rms(multi[:, :, i], single[:, :, 0]) > 1e-2 for i in range(3))
+    for flag, expected in ((np.False_, single), (0, single), (np.True_, multi), (1, multi)):
+        np.testing.assert_array_equal(model.decode(params, embeddings, prompts, flag)[0].shape, expected.shape)
 
 
 def test_gradients_reach_params_images_and_coordinates(tiny, images):

@@ -9,6 +9,7 @@ import sys
 
 import tyro
 
+from .. import __version__
 from .classify import classify
 from .everything import everything
 from .segment import segment
@@ -20,6 +21,9 @@ for command in (segment, everything, classify):
 
 def main() -> None:
     """Entry point: expected errors become one line and exit code 1."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"repvit-sam-jax {__version__}")
+        return
     try:
         app.cli(
             prog="repvit-sam",

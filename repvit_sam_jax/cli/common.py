@@ -47,9 +47,12 @@ def use_compile_cache(folder: Path | None) -> None:
 
 
 def check_new_folder(path: Path, flag: str) -> None:
-    """Raises ValueError unless there is nothing at the path, or an empty folder."""
+    """Raises ValueError unless there is an empty folder at the path, or nothing and a folder can be made."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{flag} {path} exists and is no empty folder; give a new one")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"{flag} {path}: {nearest} is no folder")
 
 
 def load_segmenter(weights: Path | None, dtype: Literal["float32", "bfloat16"]) -> tuple[Sam, Params]:

@@ -48,6 +48,8 @@ def everything(
       as_json: Print the result as JSON.
     """
     check_new_folder(out, "--out")
+    if photo.is_dir():
+        raise ValueError(f"{photo} is a folder; `everything` takes one photo")
 
     from PIL import Image
     from tqdm import tqdm

@@ -40,6 +40,17 @@ def test_truncated_image(tmp_path, photo, name, fraction):
         transforms.load_image(path)
 
 
+def test_damaged_tags(tmp_path, photo):
+    """Pillow fails on the EXIF of a photo whose pixels are whole, in a way of its own."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0132] = 6, "2020:01:01"  # a date, and its tag turned into a palette's, which is no text
+    data = exif.tobytes().replace(b"\x01\x32\x00\x02", b"\x01\x40\x00\x02")
+    assert data != exif.tobytes()
+    Image.fromarray(photo).save(tmp_path / "tags.png", exif=data)
+    with pytest.raises(ValueError, match=r"tags\.png is truncated or damaged"):
+        transforms.load_image(tmp_path / "tags.png")
+
+
 def test_damaged_image_header(tmp_path):
     (tmp_path / "damaged.ppm").write_bytes(b"P6\n40 z0\n255\n" + bytes(4800))
     with pytest.raises(ValueError, match=r"damaged\.ppm is truncated or damaged"):

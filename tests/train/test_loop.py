@@ -131,7 +131,7 @@ def test_killed_and_resumed(whole, photos, tmp_path, inputs):
 
 @pytest.mark.slow
 def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
-    """SIGTERM: the state is saved at the step it was in, the exit status tells, and the run goes on from there."""
+    """SIGTERM: the state is saved at the step it was in, the process ends well, and the run goes on from there."""
     run = tmp_path / "run"
     recipe = {"checkpoint_every": 100, "log_every": 1}
     process = start(run, photos, changes=recipe)
@@ -140,11 +140,8 @@ def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
     output, _ = process.communicate(timeout=120)
     saved = [int(path.name) for path in (run / "checkpoints").iterdir()]
     assert len(saved) == 1
-    if saved == [8]:  # it was done before
-        assert process.returncode == 0, output
-    else:
-        assert process.returncode == 143, output
-        assert "stopped by a signal" in output
+    assert process.returncode == 0, output
+    assert "stopped by a signal" in output or saved == [8]
     state = jax.device_get(train(dataclasses.replace(ENCODER, **recipe), run, inputs))
     assert not unlike(state, whole[1])
 

@@ -1,9 +1,11 @@
 """Recipes: what can be set, what is refused, and that every one of them fits together at full size."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -135,6 +137,16 @@ def test_student_and_teacher_may_be_the_demonstration_model(demo):
 def run(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
     command.main()
+
+
+def test_exit_status_of_a_run_that_was_left(monkeypatch, photos, tmp_path):
+    """As a shell has it for SIGTERM: the next command of a script is not to take the run for finished."""
+    for step, status in ((39, 143), (40, None)):
+        monkeypatch.setattr("train.loop.train", lambda *_, step=step, **__: SimpleNamespace(step=step))
+        left = contextlib.nullcontext() if status is None else pytest.raises(SystemExit)
+        with left as exit_:
+            run(monkeypatch, "distill", "smoke", tmp_path / "run", "--data", photos)
+        assert status is None or exit_.value.code == status
 
 
 def test_commands(monkeypatch, capsys, photos, tmp_path):
