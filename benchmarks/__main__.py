@@ -57,6 +57,9 @@ def main(
         raise SystemExit("error: give --json or --markdown, not both")
     if bool(data) != (what == "input"):
         raise SystemExit("error: input needs photos, python -m benchmarks input DATA, and nothing else takes any")
+    for name, value in {"batch": min(batch), "prompts": min(prompts), "points": points, "rounds": rounds}.items():
+        if value < 1:
+            raise SystemExit(f"error: --{name} must be at least 1, got {value}")
     config = get_config(preset, image_size)
     sections: dict[str, Any] = {}
     for name, measure in _sections(what, data, config, batch, prompts, points, rounds).items():
@@ -105,7 +108,9 @@ def _sections(
         found[title] = functools.partial(everything.everything, config, params, points, min(rounds, 2))
     if what in ("startup", "all"):
         found["start-up"] = functools.partial(startup.startup, config, params, rounds)
-    if what in ("tpu-cost", "all"):
+    if what == "all" and not tpu.LIBTPU.exists():
+        print(f"no estimate for TPUs: no libtpu at {tpu.LIBTPU}", file=sys.stderr)
+    elif what in ("tpu-cost", "all"):
         for chip in tpu.CHIPS:
             found[f"estimate for a TPU {chip}"] = functools.partial(tpu_cost.tpu_cost, config, chip)
     return found
@@ -147,4 +152,7 @@ def _decoders(model: Sam, params: Params, embed: Callable[[], np.ndarray], count
 
 
 if __name__ == "__main__":
-    tyro.cli(main, prog="benchmarks", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    try:
+        tyro.cli(main, prog="benchmarks", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error

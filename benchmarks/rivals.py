@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -137,21 +139,21 @@ def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts
     return [eager, *_onnxruntime(exported, given, "low_res_masks", lambda y: y[:, 1:])]
 
 
-def _exported(export: Callable[[Path], None]) -> Callable[[], bytes]:
-    """The ONNX model, made when it is first asked for."""
+def _exported(export: Callable[[Path], None]) -> Callable[[], Path]:
+    """The ONNX model, made when it is first asked for; large weights lie in a file beside it."""
 
     @functools.cache
-    def read() -> bytes:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.onnx"
-            export(path)
-            return path.read_bytes()
+    def path() -> Path:
+        folder = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        export(folder / "model.onnx")
+        return folder / "model.onnx"
 
-    return read
+    return path
 
 
 def _onnxruntime(
-    exported: Callable[[], bytes],
+    exported: Callable[[], Path],
     given: Mapping[str, np.ndarray],
     output: str,
     finish: Callable[[np.ndarray], np.ndarray],
@@ -163,19 +165,19 @@ def _onnxruntime(
     options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     # Threads that spin after a run take their core from the candidate whose turn is next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(exported(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(exported()), options, providers=["CPUExecutionProvider"])
     run = lambda: finish(session.run([output], given)[0])
     return [Candidate("onnxruntime_fp32", run, "torch_fp32")]
 
 
 def _openvino(
-    exported: Callable[[], bytes], given: np.ndarray, finish: Callable[[np.ndarray], np.ndarray]
+    exported: Callable[[], Path], given: np.ndarray, finish: Callable[[np.ndarray], np.ndarray]
 ) -> list[Candidate]:
     """The first output of a model with one input, whose shape becomes that of `given`."""
     if not _installed("OpenVINO", "openvino"):
         return []
     core = importlib.import_module("openvino").Core()
-    network = core.read_model(exported(), b"")
+    network = core.read_model(str(exported()))
     network.reshape(given.shape)
 
     def candidate(name: str, precision: str, tolerance: float) -> Candidate:

@@ -67,7 +67,7 @@ def parity(
     """Compare the JAX model with PyTorch stage by stage; exit code 1 past tolerance.
 
     Args:
-      source: A PyTorch checkpoint.
+      source: A PyTorch checkpoint, a .safetensors file of this library, or demo.
       image: A photo; a synthetic image by default.
       image_size: Input side in pixels, if not the preset's.
       as_json: Print JSON in place of the table.
@@ -118,6 +118,8 @@ def download(
     from .download import file_name, published_url
 
     path = target or Path("weights") / file_name(preset)
+    if path.is_file() and sha256 is None:
+        print(f"{path} was there and is not fetched again; remove it if it is to be", file=sys.stderr)
     digest = fetch(path, url=url or published_url(preset), expected_sha256=sha256)
     print(f"{path}: SHA-256 {digest}" + ("" if sha256 else " (computed; none was given to compare with)"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +47,9 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         # Mapped, not read: ViT-H is 2.6 GB, and every tensor is copied into its own layout anyway.
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
+        # The first line is advice to load it all the same; what was refused comes later.
+        refused = re.search(r"Unsupported (?:global: GLOBAL \S+|operand \S+)", str(error))
+        reason = refused[0] if refused else str(error).split("\n")[0]
         raise CheckpointError(
             f"{path} was refused: it is no PyTorch checkpoint, or it holds Python objects besides tensors, which "
             f"are never unpickled here ({reason}); save the state_dict alone: torch.save(model.state_dict(), path)"
@@ -65,6 +68,8 @@ def _unwrap(loaded: Any, path: Path) -> Mapping[str, Any]:
         loaded = inner[0]
     if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not a state dict")
+    if any(key.startswith("params/") for key in loaded):
+        raise CheckpointError(f"{path} is a file of this library already; `to-torch` makes a .pt file of it")
     if loaded and all(key.startswith("module.") for key in loaded):
         loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
     return loaded

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 
 from repvit_sam_jax import classifier, transforms
+from repvit_sam_jax.checkpoint import CheckpointError
 from repvit_sam_jax.classifier import Classifier
 from repvit_sam_jax.config import ClassifierConfig, Form, SamConfig, get_model_config
+from repvit_sam_jax.loading import find_weights, read_params
 from repvit_sam_jax.model import Params
 from repvit_sam_jax.prompt_encoder import Prompts
-from repvit_sam_jax.reparam import fuse
+from repvit_sam_jax.reparam import ReparamError, fuse
 from repvit_sam_jax.sam import Sam
 
 from . import mapping
@@ -38,24 +40,38 @@ from .torch_models.vit import ViTEncoder
 
 
 def parity(source: Path, image: np.ndarray | None = None, image_size: int | None = None) -> Report:
-    """Compare the JAX model with the PyTorch twin on a PyTorch checkpoint.
+    """Compare the JAX model with the PyTorch twin on the same weights.
 
     Args:
-      source: a `.pt` file, of the published names or fused.
+      source: a `.pt` file, of the published names or fused; a `.safetensors` file of this library, or `demo`.
       image: uint8 RGB [H, W, 3]; a synthetic image if None.
       image_size: the input side in pixels, if not the preset's.
 
     Raises:
       CheckpointError: the file is no checkpoint of a known model.
     """
-    state = read_state_dict(source)
-    config, form = mapping.identify(state)
-    params = mapping.to_params(state, config, form)
-    config = get_model_config(config.name, image_size)
+    source = find_weights(source)
+    if source.suffix == ".safetensors":
+        config, form, params = read_params(source)
+        config = dataclasses.replace(config, image_size=image_size or config.image_size)
+        state = mapping.to_state(params, config, form)
+    else:
+        state = read_state_dict(source)
+        try:
+            config, form = mapping.identify(state)
+            params = mapping.to_params(state, config, form)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: {error}") from error
+        config = get_model_config(config.name, image_size)
     if image is None:
         image = synthetic_image(config.image_size * 3 // 4, config.image_size)
-    forms: dict[Form, Params] = {"deploy": params} if form == "deploy" else {"train": params, "deploy": fuse(params)}
-    weights = {key: torch.from_numpy(value) for key, value in state.items()}
+    forms: dict[Form, Params] = {form: params}
+    if form == "train":
+        try:
+            forms["deploy"] = fuse(params)
+        except ReparamError as error:
+            raise CheckpointError(f"{source} can't be fused: {error}") from error
+    weights = {key: torch.from_numpy(value.copy()) for key, value in state.items()}
     with jax.default_matmul_precision("highest"), torch.no_grad():
         if isinstance(config, ClassifierConfig):
             classifier_twin = twin_of(config, form)

@@ -55,9 +55,17 @@ def manifest(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def write(path: Path, config: ModelConfig, seed: int = 0) -> None:
-    """Write a PyTorch checkpoint of the published format with random weights."""
+    """Write a PyTorch checkpoint of the published format with random weights.
+
+    Raises:
+      ValueError: the name does not end in .pt or .pth, or there is such a file, which may be the real one.
+    """
     import torch
 
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(f"{path}: the target is a .pt or .pth file")
+    if path.exists():
+        raise ValueError(f"{path} exists; random weights replace nothing, give another name")
     state = {key: torch.from_numpy(value) for key, value in synthetic_state_dict(manifest(config), seed).items()}
     checkpoint.write_atomically(path, lambda temporary: torch.save(state, temporary))
 

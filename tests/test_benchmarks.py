@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -13,7 +15,9 @@ import tyro
 from benchmarks import __main__ as command
 from benchmarks import models, report, rivals
 from benchmarks.harness import Candidate, WrongAnswerError, interleave, ratios
+from convert.export import onnx
 from repvit_sam_jax import PRESETS, Sam
+from train import tpu
 from train.shards import write_shards
 
 TINY = ["--preset", "tiny", "--rounds", "2", "--json"]
@@ -40,9 +44,11 @@ def test_encoder_and_decoder(quick, capsys):
     assert list(json.loads(capsys.readouterr().out)["sections"]) == ["decoder, 3 point prompts"]
 
 
-def test_runtimes_of_the_exported_encoder():
+@pytest.mark.parametrize("largest", [onnx.LARGEST, 1000], ids=["one file", "weights beside it"])
+def test_runtimes_of_the_exported_encoder(monkeypatch, largest):
     """They are held against the twin, as far as they are installed."""
     pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnx, "LARGEST", largest)
     config = PRESETS["tiny"]
     params = models.deploy_params(config)
     images = command._images(config, 1)
@@ -51,6 +57,33 @@ def test_runtimes_of_the_exported_encoder():
     names = ["onnxruntime_fp32"] + ["openvino_fp32", "openvino_bf16"] * bool(importlib.util.find_spec("openvino"))
     assert [candidate.name for candidate in found] == names
     assert list(interleave([eager, *found], rounds=1)) == ["torch_fp32", *names]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encoder", "--preset", "nope"], "unknown preset 'nope'"),
+        (["encoder", "--preset", "tiny", "--rounds", "0"], "--rounds must be at least 1, got 0"),
+        (["decoder", "--preset", "tiny", "--prompts", "1", "0"], "--prompts must be at least 1, got 0"),
+        (["input", "nowhere", "--preset", "tiny"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message):
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert "Traceback" not in done.stderr
+
+
+def test_all_does_without_libtpu(monkeypatch, tmp_path, capsys):
+    """What was measured before would be lost."""
+    monkeypatch.setattr(tpu, "LIBTPU", tmp_path / "libtpu.so")
+    titles = list(command._sections("all", (), PRESETS["tiny"], (1,), (1,), 4, 1))
+    assert len(titles) == 4
+    assert not [title for title in titles if "TPU" in title]
+    assert "no estimate for TPUs" in capsys.readouterr().err
 
 
 def test_a_runtime_that_is_missing_is_named(monkeypatch, capsys):

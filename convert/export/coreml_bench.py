@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from repvit_sam_jax.loading import converter
+
 from ..extras import require
 from .quiet import import_quietly
 
@@ -119,7 +121,7 @@ def benchmark(folder: Path, runs: int = 50, import_report: Path | None = None) -
         raise ValueError(f"--runs must be at least 1, got {runs}")
     for part in PARTS:
         if not (folder / f"{part}.mlpackage").is_dir():
-            raise FileNotFoundError(f"no {part}.mlpackage in {folder}; `python -m convert coreml` writes it")
+            raise FileNotFoundError(f"no {part}.mlpackage in {folder}; `python -m {converter()} coreml` writes it")
     if import_report is None and sys.platform != "darwin":
         raise ValueError(
             "coreml-bench needs macOS, where Core ML runs; "
@@ -138,7 +140,7 @@ def preset_of(folder: Path) -> str:
     try:
         spec = load_spec(str(path))
     except Exception as error:  # its errors share no class of their own
-        raise ValueError(f"{path} is no Core ML package; `python -m convert coreml` writes it") from error
+        raise ValueError(f"{path} is no Core ML package; `python -m {converter()} coreml` writes it") from error
     return spec.description.metadata.userDefined["preset"] or "unknown"
 
 

@@ -58,8 +58,8 @@ def export_stablehlo(
       The comparison of what was read back with the JAX model, within tolerance.
 
     Raises:
-      ValueError: an unknown platform, `out` is a folder, the resolution is no multiple of 16, or there are more than
-        `LARGEST` bytes of weights.
+      ValueError: an unknown platform, `out` is a folder or named as a checkpoint, the resolution is no multiple of 16,
+        or there are more than `LARGEST` bytes of weights.
       FileNotFoundError, CheckpointError: as `read_source`.
       ExportError: the artifact does not compute what the model computes; nothing is written.
     """
@@ -68,6 +68,8 @@ def export_stablehlo(
         raise ValueError(f"--platforms takes some of {','.join(PLATFORMS)}, got {','.join(unknown) or 'none'}")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; give the name of a file, such as model.stablehlo")
+    if out.suffix in (".safetensors", ".pt", ".pth"):
+        raise ValueError(f"--out {out} has the name of a checkpoint; name it model.stablehlo, for example")
     source = read_source(weights, resolution)
     used = {name: part for name, part in source.params.items() if function != "decode" or name != "image_encoder"}
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(used))

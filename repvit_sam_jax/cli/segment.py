@@ -66,7 +66,9 @@ def segment(
     if runtime == "onnx" and dtype != "float32":
         raise ValueError("--runtime onnx computes in float32; --dtype is for the runtime jax")
     if runtime == "onnx" and weights is None:
-        raise ValueError("--runtime onnx needs --weights, a folder from `python -m convert onnx`")
+        from ..loading import converter
+
+        raise ValueError(f"--runtime onnx needs --weights, a folder from `python -m {converter()} onnx`")
     is_folder = photo.is_dir()
     if prompts is not None and not is_folder:
         raise ValueError(f"--prompts is for a folder of photos, and {photo} is none; give --point or --box")

@@ -39,6 +39,16 @@ def source(tmp_path):
     return path
 
 
+@pytest.mark.parametrize("name", ["tiny.pt", "photo.jpg"])
+def test_random_weights_replace_nothing(source, tmp_path, name):
+    """The published file has the name that one would give."""
+    (tmp_path / "photo.jpg").write_bytes(b"a photo")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(ValueError, match=rf"{name}( exists|: the target is a \.pt)"):
+        write(tmp_path / name, TINY)
+    assert (tmp_path / name).read_bytes() == before
+
+
 def assert_same_bits(found, expected):
     assert set(found) == set(expected)
     for key, value in expected.items():

@@ -163,6 +163,10 @@ def test_command(url, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["convert", "download", str(tmp_path / "w.pt"), "--url", f"{url}/weights"])
     command.main()
     assert f"SHA-256 {DIGEST} (computed" in capsys.readouterr().out
+    command.main()
+    printed = capsys.readouterr()
+    assert "was there and is not fetched again" in printed.err
+    assert DIGEST in printed.out
 
 
 @pytest.mark.parametrize("arguments", [("/absent",), ("/short",), ("/weights", "--sha256", "0" * 64)])

@@ -12,9 +12,11 @@ import torch
 
 from convert import __main__ as command
 from convert import parity
+from convert.from_torch import from_torch
 from convert.synthetic import synthetic_image, write
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, layers, mask_decoder
+from repvit_sam_jax.checkpoint import CheckpointError
 from repvit_sam_jax.encoders import repvit
 
 pytestmark = pytest.mark.torch
@@ -77,6 +79,25 @@ def test_fused_checkpoint(source, tmp_path):
     report = parity.parity(tmp_path / "fused.pt")
     assert report.passed
     assert {row.form for row in report.rows} == {"deploy", "both"}
+
+
+@pytest.mark.parametrize("form", ["train", "deploy"])
+def test_file_of_this_library(source, tmp_path, form):
+    from_torch(source, tmp_path / "tiny.safetensors", form=form)
+    report = parity.parity(tmp_path / "tiny.safetensors")
+    assert report.passed
+    assert {row.form for row in report.rows} == {form, "deploy", "both"}
+
+
+def test_problems_name_the_file(source, tmp_path):
+    state = torch.load(source, weights_only=True)
+    torch.save(dict(list(state.items())[1:]), tmp_path / "missing.pt")
+    with pytest.raises(CheckpointError, match=r"missing\.pt: state dict of tiny"):
+        parity.parity(tmp_path / "missing.pt")
+    name = next(key for key in state if key.endswith("running_var"))
+    torch.save({**state, name: -state[name]}, tmp_path / "negative.pt")
+    with pytest.raises(CheckpointError, match=r"negative\.pt can't be fused: .*negative"):
+        parity.parity(tmp_path / "negative.pt")
 
 
 def _tanh_gelu(x):

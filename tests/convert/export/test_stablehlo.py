@@ -96,6 +96,10 @@ def test_refuses(checkpoint, stablehlo_file, tmp_path, monkeypatch):
         export_stablehlo(checkpoint, tmp_path / "out", platforms=["cpu", "xpu"])
     with pytest.raises(ValueError, match="is a folder; give the name of a file"):
         export_stablehlo(checkpoint, tmp_path)
+    before = checkpoint.read_bytes()
+    with pytest.raises(ValueError, match="has the name of a checkpoint"):
+        export_stablehlo(checkpoint, checkpoint)
+    assert checkpoint.read_bytes() == before
     write(tmp_path / "other.pt", PRESETS["tiny"], seed=4)
     monkeypatch.setattr(stablehlo, "serialize", lambda *_: bytearray(stablehlo_file.read_bytes()))
     with pytest.raises(ValueError, match="tiny in stablehlo is past tolerance"):
