@@ -1,4 +1,4 @@
-"""Every notebook runs from its first cell to its last, on the small preset."""
+"""Every notebook runs from its first cell to its last, on small models."""
 
 import re
 from pathlib import Path
@@ -41,13 +41,12 @@ def test_distillation_runs(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_coreml_export_runs(tmp_path, monkeypatch):
     pytest.importorskip("coremltools")
-    monkeypatch.setenv("REPVIT_SAM_PRESET", "tiny")
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     cells = execute(NOTEBOOKS["coreml_export"], tmp_path / "notebooks").cells
     printed = str([cell.outputs for cell in cells if "outputs" in cell])
-    assert "RANDOM" in printed
-    assert "tiny: 20 of 20 comparisons within tolerance" in printed
+    assert "demonstration model" in printed
+    assert "demo: 20 of 20 comparisons within tolerance" in printed
     (agreement,) = re.findall(r"agreement with JAX: ([0-9.]+) of the pixels", printed)
     assert float(agreement) > 0.99
 
@@ -56,12 +55,11 @@ def test_coreml_export_runs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["automatic_mask_generator", "predictor"])
 @pytest.mark.filterwarnings("ignore")
 def test_notebook_runs(name, with_weights, tiny_train, tmp_path, monkeypatch):
-    """With a converted checkpoint where the README puts it, and with random weights."""
+    """With a converted checkpoint where the README puts it, and with the demonstration model."""
     if with_weights:
         metadata = checkpoint.Metadata(tiny_train[0].config, "train")
         checkpoint.save(tmp_path / "weights" / "repvit_sam.safetensors", tiny_train[1], metadata)
-    monkeypatch.setenv("REPVIT_SAM_PRESET", "tiny")
     monkeypatch.setenv("MPLBACKEND", "agg")
     notebook = execute(NOTEBOOKS[name], tmp_path / "notebooks")
     printed = "".join(output.get("text", "") for output in notebook.cells[2].outputs)
-    assert ("RANDOM" in printed) != with_weights
+    assert ("demonstration model" in printed) != with_weights
