@@ -48,3 +48,12 @@ demo_3 = dataclasses.replace(
     checkpoint_every=100,
 )
 """At the size that the model is for, which costs four times as much."""
+
+demo_4 = dataclasses.replace(
+    demo_3,
+    name="demo_4",
+    steps=2000,
+    optimizer=dataclasses.replace(demo_3.optimizer, learning_rate=8e-4, ema_decay=0.998),
+    prompting=dataclasses.replace(demo_3.prompting, box_noise=0.02),
+)
+"""Longer, with a longer average and tighter boxes, on scenes of which a quarter are far views."""
