@@ -201,6 +201,16 @@ def test_bad_array_among_several(predictor, embedding, photo, name):
     assert (predictor.get_image_embedding() == embedding).all()
 
 
+def test_several_images_are_named(predictor, photo):
+    for images, message in (
+        ([photo, photo[..., 0]], "image 1: the image is grayscale"),
+        ([photo] * 5 + [np.zeros((1, 1000, 3), np.uint8)], "image 5: the image is too narrow"),
+        (photo, "images must be a list of images, got an array .*; set_image takes one image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predictor.set_image_batch(images)
+
+
 def test_no_images(predictor):
     with pytest.raises(ValueError, match="no images were given"):
         predictor.set_image_batch([])

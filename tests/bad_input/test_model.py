@@ -17,6 +17,11 @@ def test_encode_with_images_of_another_shape(tiny, tiny_train, shape):
         tiny_train[0].encode_train(tiny_train[1], np.zeros(shape, np.float32))
 
 
+def test_encode_without_images(tiny):
+    with pytest.raises(ValueError, match="no images were given"):
+        tiny[0].encode(tiny[1], np.zeros((0, 128, 128, 3), np.float32))
+
+
 def prompts(coords=(1, 2, 3, 2), labels=(1, 2, 3), valid=(1, 2, 3), boxes=None, masks=None):
     fields = [np.zeros(coords, np.float32), np.zeros(labels, np.int32), np.ones(valid, bool)]
     optional = [None if shape is None else np.zeros(shape, np.float32) for shape in (boxes, masks)]
@@ -35,6 +40,7 @@ def prompts(coords=(1, 2, 3, 2), labels=(1, 2, 3), valid=(1, 2, 3), boxes=None, 
         ),
         ({"valid": (1, 1, 3)}, "point_valid must have shape (1, 2, 3) beside point_coords (1, 2, 3, 2), got (1, 1, 3)"),
         ({"boxes": (1, 1, 4)}, "boxes must have shape (1, 2, 4) beside point_coords (1, 2, 3, 2), got (1, 1, 4)"),
+        ({"coords": (1, 0, 3, 2)}, "no prompts were given: point_coords has shape (1, 0, 3, 2)"),
         ({"masks": (1, 2, 64, 64)}, "masks must have shape (1, 2, 32, 32) beside point_coords (1, 2, 3, 2), got"),
     ],
 )
