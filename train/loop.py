@@ -341,11 +341,12 @@ class _Log:
         """Forget what a killed run wrote after the step that it goes on from; returns the lines until then."""
         if not path.exists():
             return []
-        kept = []
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # the last one may be torn
-                kept.append(json.loads(line))
-        kept = [line for line in kept if line["step"] <= last]
+        lines = path.read_text().splitlines()
+        try:
+            json.loads(lines[-1] if lines else "{}")
+        except json.JSONDecodeError:  # torn, by a full disk
+            lines.pop()
+        kept = [line for line in map(json.loads, lines) if line["step"] <= last]
         if self._main:
             text = "".join(json.dumps(line) + os.linesep for line in kept)
             write_atomically(path, functools.partial(Path.write_text, data=text))

@@ -35,6 +35,9 @@ def test_a_stage_follows_the_one_before(stages, tmp_path, monkeypatch):
 
 
 def test_what_is_no_run(stages, tmp_path):
+    (stages[1] / "evaluations.jsonl").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"no run that was evaluated: it has no evaluations\.jsonl"):
+        curve.draw(stages, tmp_path / "out.png")
     (stages[1] / "evaluations.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match=r"no run that was evaluated: it has no evaluations\.jsonl"):
         curve.draw(stages, tmp_path / "out.png")

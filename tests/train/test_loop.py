@@ -231,6 +231,9 @@ def test_interrupted_cache(photos, tmp_path):
             raise KeyboardInterrupt
 
     interrupt.done = 0
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        embeddings.embed(tmp_path / "cache", teacher, source, 0)
+    assert not (tmp_path / "cache").exists()
     with pytest.raises(KeyboardInterrupt):
         embeddings.embed(tmp_path / "cache", teacher, source, 4, progress=interrupt)
     with pytest.raises(ValueError, match="lacks 12 of 24 photos: run embed again"):
