@@ -48,11 +48,11 @@ class TarSource:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         """Indexes shards that have no index yet; errors as in `open_shard`."""
-        self._shards: list[Shard] = sorted(map(open_shard, paths), key=_identity)
+        self._shards: list[Shard] = sorted(map(open_shard, paths), key=_order)
         self._ends = np.cumsum([len(shard.names) for shard in self._shards])
         digest = hashlib.sha256()
         for shard in self._shards:
-            digest.update(repr(_identity(shard)).encode())
+            digest.update(repr((shard.path.name, shard.names.tolist(), shard.spans[:, 1::2].tolist())).encode())
         self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
@@ -68,9 +68,9 @@ class TarSource:
         return Record(f"{shard.path}:{name}", photo, annotations)
 
 
-def _identity(shard: Shard) -> tuple[Any, ...]:
-    """Tells shards of one name apart, wherever they lie."""
-    return shard.path.name, shard.names.tolist(), shard.spans[:, 1::2].tolist()
+def _order(shard: Shard) -> tuple[str, bytes]:
+    """Name, and among shards of one name a hash of what they hold, wherever they lie."""
+    return shard.path.name, hashlib.sha256(shard.names.tobytes() + shard.spans.tobytes()).digest()
 
 
 class FileSource:
