@@ -20,7 +20,7 @@ def scenes(
     count: int = 1000,
     seed: int = 0,
     size: int = 512,
-    view: Literal["usual", "close_up", "far"] = "usual",
+    view: Literal["usual", "close_up", "far", "outdoors"] = "usual",
     workers: int = 1,
 ) -> None:
     """Write synthetic scenes with exact masks, as tar shards in SA-1B's layout; an interrupted run goes on.
@@ -30,7 +30,8 @@ def scenes(
       count: Scenes, 1000 a shard.
       seed: Of the series.
       size: Longer side in pixels; the shorter one varies.
-      view: `close_up` has few and large things, `far` more and smaller ones.
+      view: `close_up` has few and large things, `far` more and smaller ones, `outdoors` surfaces like rock,
+        leaves, fur and water.
       workers: Processes that draw.
     """
     from .shards import write_shards

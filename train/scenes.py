@@ -25,7 +25,7 @@ FILLED = 0.25
 that people draw of photos (BSDS500) fewer than 5% fill less."""
 
 
-View = Literal["usual", "close_up", "far"]
+View = Literal["usual", "close_up", "far", "outdoors"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +36,15 @@ class _View:
     """Radius of a thing, as a share of the shorter side."""
     speck: float
     """Visible share of the picture that a thing needs for a mask: of 512 x 512 pixels 0.003 are 28 x 28."""
+    outdoors: bool = False
+    """Colours and surfaces as of landscapes, plants and animals, in sun and shade, in place of any."""
 
 
 _VIEWS: dict[View, _View] = {
     "usual": _View(16, 0.07, 0.003),
     "close_up": _View(6, 0.12, 0.003),
     "far": _View(48, 0.02, 0.0005),
+    "outdoors": _View(26, 0.025, 0.0006, outdoors=True),
 }
 
 
@@ -63,7 +66,8 @@ def render(seed: int, number: int, size: tuple[int, int], *, view: View = "usual
       number: of the scene in it.
       size: (height, width) in pixels, 32 or more each.
       view: `close_up` has few and large things, of which models at low resolution can see shape and colour; `far` has
-        more and smaller ones, and masks of smaller ones too.
+        more and smaller ones, and masks of smaller ones too; `outdoors` has them of all sizes, with surfaces like
+        rock, leaves, fur and water, of few colours, in sun and shade.
     """
     canvas = _Canvas(np.random.Generator(np.random.PCG64([seed, number])), size, _VIEWS[view])
     canvas.draw_background()
@@ -84,6 +88,9 @@ class _Canvas:
         colours, brightness = rng.random((2, int(rng.integers(3, 10)), 3))
         vivid = rng.uniform(0.05, 0.9) * rng.uniform(0.4, 1, (len(colours), 1))
         self.palette = brightness[:, :1] + vivid * (colours - brightness[:, :1])
+        if view.outdoors:
+            hues = _HUES[rng.integers(len(_HUES), size=len(colours))] + rng.uniform(-0.1, 0.1, colours.shape)
+            self.palette = (0.08 + 0.87 * brightness[:, :1]) * (1 + rng.uniform(0.15, 0.9) * hues)
         self.light = shapes.direction(rng.uniform(0, 2 * math.pi))
         self.contrast = rng.uniform(0.1, 0.5)
         self.relief = rng.uniform(0, 1.2)
@@ -261,10 +268,15 @@ class _Canvas:
         """Of the scene's colours, or like what is there."""
         first, second = self.palette[self.rng.integers(len(self.palette), size=2)]
         jitter = self.rng.uniform(-0.15, 0.15, (2, 3))
+        patterns = _PATTERNS
+        if self.view.outdoors:
+            patterns, jitter = _SURFACES, jitter / 4
+            if self.rng.random() < 0.7:
+                second = first * self.rng.uniform(0.15, 0.7)
         return _Material(
             np.clip(first + jitter[0], 0, 1).astype(np.float32),
             np.clip(second + jitter[1], 0, 1).astype(np.float32),
-            str(self.rng.choice(_PATTERNS)),
+            str(self.rng.choice(patterns)),
             float(self.rng.uniform(0.1, 1.0)),
             float(2.0 ** self.rng.uniform(2, 6.5)),
             self.rng.uniform(0, 2 * math.pi),
@@ -274,17 +286,26 @@ class _Canvas:
     def develop(self) -> UInt8[np.ndarray, "h w 3"]:
         """Light that falls off, exposure, a cast, blur, and noise."""
         height, width = self.size
+        if self.view.outdoors and self.rng.random() < 0.4:  # shade of trees and clouds
+            period = np.float32(2.0 ** self.rng.uniform(3.5, 7.5))
+            across, down = (np.arange(side, dtype=np.float32) / period for side in (width, height))
+            shade = textures.fractal(self.rng, across[None], down[:, None], 3)
+            shade = np.clip((shade - self.rng.uniform(0.4, 0.6)) * self.rng.uniform(2, 20), 0, 1)
+            self.image *= 1 - np.float32(self.rng.uniform(0.2, 0.65)) * shade[..., None]
         y, x = np.arange(height)[:, None] / height - 0.5, np.arange(width)[None] / width - 0.5
         fall = 1 + self.contrast * (x * self.light[0] + y * self.light[1]) - self.rng.uniform(0, 0.5) * (x * x + y * y)
         image = self.image * fall[..., None].astype(np.float32)
         gain = self.rng.uniform(0.75, 1.15) * self.rng.uniform(0.9, 1.1, 3)
-        image = self.rng.uniform(0, 0.12) + image * gain
+        image = self.rng.uniform(0, 0.04 if self.view.outdoors else 0.12) + image * gain
+        if self.view.outdoors and self.rng.random() < 0.5:
+            image = np.clip(image, 0, 1)
+            image = image * image * (3 - 2 * image)
         if self.rng.random() < 0.15:
             image = image * image  # dark, with deep shadows
         elif self.rng.random() < 0.2:
             image = np.sqrt(np.maximum(image, 0))
         image = image.astype(np.float32)
-        for _ in range(self.rng.integers(0, 3)):
+        for _ in range(self.rng.integers(0, 2 if self.view.outdoors else 3)):
             for axis in (0, 1):
                 image = (textures.shift(image, axis, -1) + 2 * image + textures.shift(image, axis, 1)) / 4
         noise = self.rng.integers(-128, 128, (2, height, width, 3), np.int16)
@@ -320,7 +341,7 @@ def _box_area(mask: Bool[np.ndarray, "h w"]) -> int:
     return int(math.prod(extent[-1] - extent[0] + 1 for extent in extents))
 
 
-_PATTERNS = (
+_PATTERNS: tuple[str, ...] = (
     "flat",
     "gradient",
     "gradient",
@@ -336,6 +357,24 @@ _PATTERNS = (
     "blotches",
     "cells",
 )
+
+
+_HUES = np.array(
+    [
+        (-0.3, 0.2, -0.55),
+        (-0.1, 0.2, -0.6),
+        (0.3, 0.1, -0.5),
+        (0.4, -0.05, -0.45),
+        (-0.4, 0, 0.4),
+        (0, 0, 0),
+        (0.6, -0.4, -0.4),
+    ]
+)
+"""Leaves, meadows, straw, earth, sky and water, stone, blossoms: what light of a colour has more or less than grey."""
+
+_NATURAL = ("rock", "leaves", "fur", "water")
+
+_SURFACES: tuple[str, ...] = 4 * _NATURAL + ("rock", "rock", "flat", "gradient", "stripes", "noise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,14 +400,43 @@ class _Material:
         cos, sin = shapes.direction(self.angle).astype(np.float32)
         u: np.ndarray = x * cos + y * sin
         v: np.ndarray = y * cos - x * sin
-        if self.warp and self.pattern not in ("flat", "noise", "rough"):
+        if self.warp and self.pattern not in ("flat", "noise", "rough", "rock"):
             bend = 2 * self.warp * self.period
             u, v = (w + bend * textures.value_noise(canvas.rng, shape, 3 * self.period) for w in (u, v))
-        mix = self._mix(u, v, shape, canvas.rng) * self.strength
-        colours = self.first + (self.second - self.first) * mix[..., None]
+        if self.pattern in _NATURAL:
+            colours = self._natural(u, v, shape, canvas)
+        else:
+            mix = self._mix(u, v, shape, canvas.rng) * self.strength
+            colours = self.first + (self.second - self.first) * mix[..., None]
         slope = (x / width - 0.5) * canvas.light[0] + (y / height - 0.5) * canvas.light[1]
         grain = 1 + canvas.rng.uniform(0, 0.25) * (textures.value_noise(canvas.rng, shape, 2.0) - 0.5)
         return colours * ((1 + 2 * canvas.contrast * slope).astype(np.float32) * grain)[..., None]
+
+    def _natural(self, u: np.ndarray, v: np.ndarray, shape: tuple[int, int], canvas: _Canvas) -> np.ndarray:
+        """Detail of all sizes, which has height, and so light and shade; with patches of the other colour."""
+        rng, period = canvas.rng, self.period
+        if self.pattern == "leaves":
+            scale = period / 2
+            height = 0.6 * textures.cells(rng, u / scale, v / scale)
+            height = height + 0.5 * textures.fractal(rng, u / (2 * period), v / (2 * period), 4)
+        else:
+            stretch = {"rock": 1.0, "fur": rng.uniform(4, 12), "water": rng.uniform(2, 6)}[self.pattern]
+            height = textures.fractal(rng, 2 * u / period, 2 * v / (period * stretch), 6 if stretch == 1 else 4)
+            if self.pattern == "rock" and rng.random() < 0.4:
+                height = 1 - 2 * np.abs(height - 0.5)
+        broad = textures.value_noise(rng, shape, max(4.0, max(shape) * rng.uniform(0.15, 0.6)))
+        if rng.random() < 0.5:  # patches
+            mix = 0.7 * broad + 0.5 * height - rng.uniform(0.3, 0.8)
+            mix = np.clip(mix * rng.uniform(3, 15), 0, 1)
+        else:
+            mix = np.clip((height - 0.5) * rng.uniform(1, 5) + 0.5, 0, 1)
+        colours = self.first + (self.second - self.first) * (self.strength * mix)[..., None]
+        lit = 1 + rng.uniform(0.2, 2) * (height - 0.5) + rng.uniform(0, 0.9) * (broad - 0.5)
+        strength = rng.uniform(0, 6) * rng.random()
+        for axis in (0, 1):
+            slope = textures.shift(height, axis, 1) - textures.shift(height, axis, -1)
+            lit = lit - strength * np.float32(canvas.light[1 - axis]) * slope
+        return colours * np.clip(lit, 0.15, 1.9)[..., None].astype(np.float32)
 
     def _mix(self, u: np.ndarray, v: np.ndarray, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         period = self.period

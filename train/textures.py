@@ -31,6 +31,19 @@ def noise_at(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> Float[np
     return upper + (lower - upper) * a
 
 
+def fractal(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, octaves: int) -> Float[np.ndarray, "h w"]:
+    """Sums of `noise_at` that are each twice as fine as the one before, and weaker; mostly within [0.2, 0.8]."""
+    persistence, amplitude, total = rng.uniform(0.5, 0.85), 1.0, 0.0
+    height: np.ndarray = np.zeros(u.shape, np.float32)
+    for _ in range(octaves):
+        height = height + np.float32(amplitude) * (noise_at(rng, u, v) - 0.5)
+        total += amplitude
+        # Turned by 37 degrees, so that the grids don't meet.
+        u, v = 1.6 * u + 1.2 * v + 7, 1.6 * v - 1.2 * u + 3
+        amplitude *= persistence
+    return (0.5 + height * np.float32(1.6 / total)).astype(np.float32)
+
+
 def cells(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> Float[np.ndarray, "h w"]:
     """A number for each cell about a jittered point of the grid, dark where two meet."""
     table = rng.random((3, _TABLE, _TABLE), np.float32)

@@ -25,14 +25,20 @@ def series():
     return [scenes.render(0, number, SIZE) for number in range(12)]
 
 
-def test_same_pixels_on_every_machine(series):
+@pytest.fixture(scope="module")
+def outdoors():
+    return [scenes.render(0, number, SIZE, view="outdoors") for number in range(12)]
+
+
+@pytest.mark.parametrize(("view", "expected"), [("series", "53eead5b37ef6e13"), ("outdoors", "d2382596a93dc96a")])
+def test_same_pixels_on_every_machine(request, view, expected):
     """A digest that was computed once; if scenes are changed on purpose, so is it."""
     digest = hashlib.sha256()
-    for scene in series:
+    for scene in request.getfixturevalue(view):
         digest.update(scene.image.tobytes())
         for mask in scene.masks:
             digest.update(np.packbits(mask).tobytes())
-    assert digest.hexdigest()[:16] == "53eead5b37ef6e13"
+    assert digest.hexdigest()[:16] == expected
 
 
 def test_scene_depends_on_seed_and_number(series):
@@ -62,10 +68,23 @@ def test_far_views_have_more_and_smaller_things(series):
     assert counts[1] > 0.15 * np.sum(many)
 
 
+def test_outdoors_surfaces_have_more_detail_and_fewer_colours(series, outdoors):
+    """What sets photos apart: on 60 of BSDS500, neighbours differ by 0.034 on average; usual scenes have 0.012."""
+    detail, colourful = [], []
+    for found in (series, outdoors):
+        images = [scene.image / 255 for scene in found]
+        detail.append(np.mean([np.abs(np.diff(image.mean(-1), axis=1)).mean() for image in images]))
+        # How far colours are from the line of greys and one hue: the third singular value, as a share of the first.
+        spread = [np.linalg.svd((image - image.mean((0, 1))).reshape(-1, 3), compute_uv=False) for image in images]
+        colourful.append(np.mean([values[2] / values[0] for values in spread]))
+    assert detail[1] > 1.3 * detail[0]
+    assert colourful[1] < 0.8 * colourful[0]
+
+
 def test_views_are_series_of_their_own(tmp_path):
-    views = ("usual", "close_up", "far")
+    views = ("usual", "close_up", "far", "outdoors")
     written = {view: shards.write_shards(tmp_path / view, 2, size=64, view=view)[0].read_bytes() for view in views}
-    assert len(set(written.values())) == 3
+    assert len(set(written.values())) == 4
     with pytest.raises(ValueError, match="holds scenes with the settings"):
         shards.write_shards(tmp_path / "close_up", 2, size=64)
 
