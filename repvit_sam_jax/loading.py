@@ -99,7 +99,7 @@ def load(
     dtype: Literal["float32", "bfloat16"] = "float32",
     image_size: int | None = None,
 ) -> tuple[Sam, Params]:
-    """A model and its params from a file that `python -m convert from-torch` wrote.
+    """A model and its params from a file that the converter's `from-torch` wrote.
 
     Args:
       path: a `.safetensors` file, or `demo` for the demonstration model in the package, which was trained on synthetic

@@ -76,6 +76,7 @@ class Prompting:
     """Whether it also gets the logits of the mask before, as SAM is trained (arXiv 2304.02643, appendix A); the prompt
     encoder is to learn then."""
     box_probability: float = 0.5
+    """Of a box rather than a point, in the first round; masks without points in them always get a box."""
     box_noise: float = 0.0
     """Deviation of the noise on boxes, as a fraction of their sides."""
     area_exponent: float = 0.0
@@ -189,6 +190,16 @@ class Recipe:
             raise ValueError(
                 f"recipe {self.name}: without losses of masks nothing teaches {', '.join(sorted(idle))}, and weight "
                 "decay would wear it away; leave it out of trained"
+            )
+        prompting, unasked = self.prompting, None
+        if prompting.box_probability == 1:
+            unasked = "the masks for single points"
+        elif prompting.box_probability == 0 and prompting.rounds == 1:
+            unasked = "the mask for boxes and several points"
+        if unasked and self.losses.masks and "mask_decoder" in self.trained and optimizer.weight_decay:
+            raise ValueError(
+                f"recipe {self.name}: with prompting.box_probability {prompting.box_probability:g} nothing teaches "
+                f"{unasked}, and weight decay would wear them away; set optimizer.weight_decay=0, or ask for both"
             )
 
     @property

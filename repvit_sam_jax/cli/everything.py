@@ -34,7 +34,7 @@ def everything(
 
     Args:
       photo: The image file.
-      weights: A .safetensors file from `python -m convert from-torch`; if not given, the embedded demonstration model,
+      weights: A .safetensors file from the converter's `from-torch`; if not given, the embedded demonstration model,
         trained on synthetic scenes.
       out: A folder that is new or empty.
       points_per_side: Points along a side of the photo.
