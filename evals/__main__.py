@@ -47,7 +47,9 @@ def prompts(
       as_json: Print JSON.
     """
     model, params = (None, None) if weights is None else load(weights, image_size=image_size)
-    size = image_size or 1024 if model is None else model.config.image_size
+    size = model.config.image_size if model is not None else 1024 if image_size is None else image_size
+    if masks < 1:
+        raise ValueError(f"masks must be at least 1, got {masks}")
     config = inputs.ExampleConfig(size, masks)
     batches = _read(data, config, limit)
     settings = baselines.tune(_read(tune, config, limit) if tune else batches, size)
@@ -91,6 +93,8 @@ def main() -> None:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

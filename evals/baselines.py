@@ -36,7 +36,8 @@ def evaluate_baselines(
     """Mean IoU by baseline and kind of prompt, by the protocol of `protocols.evaluate` in the same frame.
 
     Baselines:
-      `filled box`, `inscribed ellipse`: all of the box, and the ellipse with its sides as axes.
+      `filled box`, `inscribed ellipse`: all of the box round the low-resolution mask, and the ellipse with its sides as
+        axes.
       `disc`: all within a radius of a point. `region grow`: what is connected with a point's pixel by pixels, four
         neighbours each, whose colours differ from that pixel's in no channel by more than a tolerance. Foreground
         points add what is theirs to the mask before, background points remove it.
@@ -70,8 +71,14 @@ def evaluate_baselines(
 
 
 def tune(batches: Sequence[Mapping[str, np.ndarray]], image_size: int) -> Settings:
-    """The settings with the highest mean IoU for one point, the centre."""
+    """The settings with the highest mean IoU for one point, the centre.
+
+    Raises:
+      ValueError: no batch holds a valid mask, or batches have none.
+    """
     read = [PromptBatch.read(given, len(given["image"]), image_size) for given in batches]
+    if not any(batch.kept.any() for batch in read):
+        raise ValueError("no batch holds a valid mask, so there is nothing to tune on")
 
     def score(draw: _Draw) -> float:
         hits = [iou(_click(b, draw, (1,))["centre"] & b.content[:, None], b.targets)[b.kept] for b in read]
@@ -141,15 +148,18 @@ def _ellipse(batch: PromptBatch) -> Masks:
 
 
 def _across_boxes(batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels' centres, x and y, from -1 to 1 across each box."""
+    """Pixels' centres, x and y, from -1 to 1 across the box of each mask.
+
+    Not across the prompts' boxes: those end at the centre of the photo's last pixel, so that part of it is missing.
+    """
     side = batch.targets.shape[-1]
-    stride = batch.images.shape[1] / side
-    start, end = batch.boxes[..., :2, None, None], batch.boxes[..., 2:, None, None]
-    centres = (np.arange(side) + 0.5) * stride
-    across = lambda axis, values: (
-        (2 * values - start[:, :, axis] - end[:, :, axis]) / np.maximum(end[:, :, axis] - start[:, :, axis], 1e-6)
-    )
-    return across(0, centres), across(1, centres[:, None])
+
+    def across(axis: int) -> np.ndarray:
+        covered = np.any(batch.targets, axis=axis)
+        start, end = covered.argmax(-1)[..., None], side - covered[..., ::-1].argmax(-1)[..., None]
+        return (2 * np.arange(side) + 1 - start - end) / (end - start)
+
+    return across(-2)[:, :, None], across(-1)[..., None]
 
 
 _FROM_BOXES = {"filled box": _filled, "inscribed ellipse": _ellipse}

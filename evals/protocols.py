@@ -69,8 +69,11 @@ def evaluate(
       `Result` with the keys `ground_truth` and, if there is a teacher, `teacher`.
 
     Raises:
-      ValueError: no batch holds a valid mask, batches have no masks, or image sizes differ.
+      ValueError: no batch holds a valid mask, batches have no masks, image sizes differ, or a number of points is below
+        2.
     """
+    if not points or min(points) < 2:
+        raise ValueError(f"points must be 2 or more each, got {tuple(points)}")
     if teacher is not None and teacher[0].config.image_size != model.config.image_size:
         sizes = f"{teacher[0].config.image_size}, the student's {model.config.image_size}"
         raise ValueError(f"the teacher's image_size is {sizes}; load one of them with the other's image_size")

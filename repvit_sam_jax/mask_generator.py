@@ -97,9 +97,14 @@ class SamAutomaticMaskGenerator:
         for name, (value, minimum) in least.items():
             if not value >= minimum:
                 raise ValueError(f"{name} must be at least {minimum}, got {value}")
-        for name, value in {"points_per_batch": points_per_batch, "crop_n_layers": crop_n_layers}.items():
-            if value != int(value):
+        whole = {"points_per_batch": points_per_batch, "crop_n_layers": crop_n_layers}
+        if points_per_side is not None:
+            whole["points_per_side"] = points_per_side
+        for name, value in whole.items():
+            if not math.isfinite(value) or value != int(value):
                 raise ValueError(f"{name} must be an integer, got {value}")
+        if math.isinf(min_mask_region_area):
+            raise ValueError(f"min_mask_region_area must be finite, got {min_mask_region_area}")
         if math.isnan(pred_iou_thresh) or math.isnan(stability_score_thresh):
             raise ValueError(f"thresholds must be numbers, got {pred_iou_thresh} and {stability_score_thresh}")
         if not 0 <= crop_overlap_ratio < 1:

@@ -32,10 +32,9 @@ def draw_overlay(
       caption: written into a bar at the top, if not empty.
 
     Raises:
-      ValueError: mask and image differ in size.
+      ValueError: mask and image differ in size, or the mask is not of booleans.
     """
-    if mask.shape != image.shape[:2]:
-        raise ValueError(f"the mask has shape {mask.shape}, the image {image.shape[:2]}")
+    _check_mask(mask, image, "the mask")
     canvas = image.astype(np.float32)
     canvas[mask] = 0.5 * canvas[mask] + 0.5 * _TINT
     width = max(1, round(max(image.shape[:2]) / 400))
@@ -61,18 +60,24 @@ def draw_masks(
     """The photo with each mask tinted in a colour of its own and outlined; later masks lie over earlier ones.
 
     Raises:
-      ValueError: a mask and the image differ in size.
+      ValueError: a mask and the image differ in size, or a mask is not of booleans.
     """
     canvas = image.astype(np.float32)
     width = max(1, round(max(image.shape[:2]) / 800))
     for i, mask in enumerate(masks):
-        if mask.shape != image.shape[:2]:
-            raise ValueError(f"mask {i} has shape {mask.shape}, the image {image.shape[:2]}")
+        _check_mask(mask, image, f"mask {i}")
         # Steps of the golden ratio round the colour wheel keep neighbouring numbers apart.
         colour = 255 * np.array(colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.8, 1))
         canvas[mask] = 0.5 * image[mask] + 0.5 * colour
         canvas[_outline(mask, width)] = colour
     return canvas.round().astype(np.uint8)
+
+
+def _check_mask(mask: np.ndarray, image: np.ndarray, name: str) -> None:
+    if mask.shape != image.shape[:2]:
+        raise ValueError(f"{name} has shape {mask.shape}, the image {image.shape[:2]}")
+    if mask.dtype != bool:  # numbers would choose rows
+        raise ValueError(f"{name} has dtype {mask.dtype}; give booleans, such as mask.astype(bool)")
 
 
 def _outline(mask: np.ndarray, width: int) -> np.ndarray:

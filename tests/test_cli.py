@@ -214,8 +214,14 @@ def test_overlay_tints_the_mask_alone():
     assert (drawn[10, 15] == 255).all()  # the outline
     marked = draw_overlay(image, mask, [(5, 5), (45, 35)], [1, 0], (2, 2, 48, 38), caption="hello")
     assert tuple(marked[35, 45]) == (235, 60, 60)
-    with pytest.raises(ValueError, match="shape"):
-        draw_overlay(image, mask[:20])
+    for wrong, message in (
+        (mask[:20], "shape"),
+        (mask.astype(np.uint8), r"uint8; give booleans, such as mask\.astype"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw_overlay(image, wrong)
+        with pytest.raises(ValueError, match=f"mask 1 .*{message}"):
+            draw_masks(image, [mask, wrong])
 
 
 def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
@@ -253,6 +259,28 @@ def test_everything_says_at_once_what_can_not_be(photo, tmp_path, monkeypatch, c
         run(monkeypatch, "everything", given, "--out", out)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["segment", "everything"])
+def test_folders_that_can_not_be_written_are_named_before_any_work(photo, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root, who runs tests in containers, may write anywhere
+    for module in ("repvit_sam_jax.loading", "repvit_sam_jax.transforms"):
+        monkeypatch.setitem(sys.modules, module, None)
+    out = tmp_path / ("out.png" if command == "segment" else "out")
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, command, photo, "--out", out, *(("--point", "3,4") if command == "segment" else ()))
+    assert "can't be written" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_interruption_ends_without_a_traceback(photo, tmp_path, monkeypatch, capsys):
+    def interrupted(_path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("repvit_sam_jax.transforms.load_image", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        run(monkeypatch, "everything", photo, "--out", tmp_path / "out")
+    assert not capsys.readouterr().err
 
 
 def test_version(monkeypatch, capsys):

@@ -259,7 +259,7 @@ def _evaluation(
         return contextlib.closing(data.one_pass(source, config, size, reading=inputs.reading))
 
     with read() as batches:
-        if not next(batches)["valid"].any():
+        if not any(batch["valid"].any() for batch in itertools.islice(batches, count)):
             raise ValueError(f"the first photos of {', '.join(inputs.held_out)} have no masks to evaluate on")
 
     def evaluate(state: TrainState, stopping: Callable[[], bool]) -> protocols.Result | None:

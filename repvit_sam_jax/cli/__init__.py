@@ -33,3 +33,5 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -47,12 +47,15 @@ def use_compile_cache(folder: Path | None) -> None:
 
 
 def check_new_folder(path: Path, flag: str) -> None:
-    """Raises ValueError unless there is an empty folder at the path, or nothing and a folder can be made."""
+    """Raises ValueError unless an empty folder is at the path, or can be made there, that can be written to."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{flag} {path} exists and is no empty folder; give a new one")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    absolute = path.absolute()
+    nearest = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
     if not nearest.is_dir():
         raise ValueError(f"{flag} {path}: {nearest} is no folder")
+    if not os.access(nearest, os.W_OK):
+        raise ValueError(f"{flag} {path}: {nearest} can't be written to")
 
 
 def load_segmenter(weights: Path | None, dtype: Literal["float32", "bfloat16"]) -> tuple[Sam, Params]:

@@ -59,8 +59,9 @@ def everything(
     from ..overlay import draw_masks
     from ..transforms import load_image
 
-    use_compile_cache(compile_cache)
     image = load_image(photo)
+    out.mkdir(parents=True, exist_ok=True)
+    use_compile_cache(compile_cache)
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, "load"):
         model, params = load_segmenter(weights, dtype)
@@ -80,7 +81,6 @@ def everything(
     with Stopwatch(seconds, "generate"), tqdm(total=points, unit="point", disable=None) as bar:
         (records,) = generator.generate_batch([image], progress=bar.update)
 
-    out.mkdir(parents=True, exist_ok=True)
     size = image.shape[:2]
     runs = [record["segmentation"]["counts"] for record in records]
     for record, counts in zip(records, runs, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -247,6 +248,8 @@ def _check_pictures(photo: Path, out: Path, overlay: Path | None) -> None:
             raise ValueError(f"{path}: there is no folder {path.parent}")
         if path.is_dir():
             raise ValueError(f"{path} is a folder")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ValueError(f"{path} can't be written")
     if len({path.resolve() for path in (photo, out, overlay) if path}) < 2 + (overlay is not None):
         raise ValueError("photo, --out and --overlay must be different files")
 

@@ -9,9 +9,11 @@ from evals import baselines, protocols
 from evals.__main__ import _read, main
 from evals.baselines import Settings, evaluate_baselines, tune
 from repvit_sam_jax import PRESETS, Sam, checkpoint
-from train.data import ExampleConfig
+from train.data import ExampleConfig, make_example
+from train.data.sources import Record
 
 from ..conftest import random_params
+from ..train.conftest import annotations, jpeg
 
 
 def make_batch(*masks, image=None):
@@ -20,7 +22,7 @@ def make_batch(*masks, image=None):
     boxes = []
     for mask in found:
         (y,), (x,) = (np.nonzero(mask.any(axis)) for axis in (1, 0))
-        boxes.append([4 * x[0], 4 * y[0], 4 * x[-1] + 4, 4 * y[-1] + 4])
+        boxes.append([4 * x[0], 4 * y[0], 4 * x[-1] + 3, 4 * y[-1] + 3])
     count = len(found)
     return {
         "image": np.zeros((1, 64, 64, 3), np.uint8) if image is None else image,
@@ -46,6 +48,17 @@ def test_shapes_in_boxes():
     found = evaluate_baselines([make_batch(ROUND)], 64, SETTINGS)
     assert found["inscribed ellipse"]["box"] == 1
     assert 0.75 < found["filled box"]["box"] < 0.85
+
+
+@pytest.mark.parametrize("size", [32, 64, 256])
+def test_a_box_fills_a_rectangle_whatever_the_size(size):
+    """Boxes end at the last pixel of the photo, which may be many of the frame."""
+    mask = np.zeros((16, 16), bool)
+    mask[2:12, 4:15] = True
+    record = Record("photo", jpeg(np.zeros((16, 16, 3), np.uint8)), annotations((16, 16), mask))
+    batch = {name: value[None] for name, value in make_example(record, ExampleConfig(size, 1)).items()}
+    assert evaluate_baselines([batch], size, SETTINGS)["filled box"]["box"] == 1
+    assert 0.75 < evaluate_baselines([batch], size, SETTINGS)["inscribed ellipse"]["box"] < 0.9
 
 
 def test_disc_at_the_centre():
@@ -76,6 +89,9 @@ def test_padding_counts_for_nothing():
     batch["valid"][:] = False
     with pytest.raises(ValueError, match="no batch holds a valid mask"):
         evaluate_baselines([batch], 64, SETTINGS)
+    for batches in ([batch], []):
+        with pytest.raises(ValueError, match="nothing to tune on"):
+            tune(batches, 64)
 
 
 def test_tuning_takes_the_best():
@@ -146,9 +162,14 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert -1 <= found["rank_correlation"] <= 1
     run("--data", tmp_path / "scenes", "--tune", tmp_path / "scenes", "--image-size", 64)
     assert "| filled box | " in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="1"):
-        run("--data", tmp_path / "scenes", "--limit", 0)
-    assert "error: limit must be at least 1, got 0" in capsys.readouterr().err
+    for flag, value, message in (
+        ("--limit", 0, "limit must be at least 1, got 0"),
+        ("--masks", 0, "masks must be at least 1, got 0"),
+        ("--image-size", 0, "image_size must be a positive multiple of 16, got 0"),
+    ):
+        with pytest.raises(SystemExit, match="1"):
+            run("--data", tmp_path / "scenes", flag, value)
+        assert f"error: {message}" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
         run("--data", tmp_path / "nothing")
     assert "error: no file" in capsys.readouterr().err

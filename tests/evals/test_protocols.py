@@ -249,6 +249,9 @@ def test_errors_say_what_to_do(rng):
     for batches in ([], [nothing]):
         with pytest.raises(ValueError, match="no batch holds a valid mask"):
             evaluate(model, params, batches)
+    for points in ((), (3, 1)):
+        with pytest.raises(ValueError, match=r"points must be 2 or more each, got \("):
+            evaluate(model, params, [batch], points=points)
     with pytest.raises(ValueError, match="the batches have no masks, only image, size; ask"):
         evaluate(model, params, [{key: batch[key] for key in ("image", "size")}])
     with pytest.raises(

@@ -136,8 +136,32 @@ def test_nothing_but_damage(tmp_path, monkeypatch, limit):
     source = open_source(tmp_path)
     for iterator in (batches(source, ExampleConfig(32), 2, seed=0), one_pass(source, ExampleConfig(32), 2)):
         with pytest.raises(ValueError, match=rf"{min(10, limit + 1)} records in a row are damaged.*bad\.tar"):
-            next(iterator)
+            take(iterator)
         iterator.close()
+
+
+@pytest.mark.parametrize("num_masks", [2, None])
+def test_photos_without_masks_are_no_damage(tmp_path, monkeypatch, num_masks):
+    """As many in a row as there are, each decoded once, with zeros in their places."""
+    monkeypatch.setattr(loader, "MAX_DAMAGED", 3)
+    decoded, decode = [], loader.make_example
+    monkeypatch.setattr(
+        loader, "make_example", lambda record, *rest: (decoded.append(record.name), decode(record, *rest))[1]
+    )
+    photo, masks = photo_and_masks(0)
+    members = {}
+    for i in range(10):
+        members |= {
+            f"sa_{i}.jpg": jpeg(photo),
+            f"sa_{i}.json": annotations(photo.shape[:2], *(masks if i == 8 else ())),
+        }
+    write_tar(tmp_path / "few.tar", members)
+    iterator = one_pass(open_source(tmp_path), ExampleConfig(32, num_masks), 1, reading=Reading(threads=1))
+    found = take(iterator)
+    assert [int(batch["index"][0]) for batch in found] == [-1] * 8 + [8, -1]
+    assert [bool(batch["valid"].any()) for batch in found] == [False] * 8 + [True, False]
+    own = [name for name in decoded if str(tmp_path) in name]  # threads of the test before may be at work
+    assert len(own) == len(set(own)) == 10
 
 
 def test_file_errors_are_raised(shards):

@@ -22,6 +22,7 @@ from train.loop import Inputs, TrainingError, train
 from train.recipe import Optimizer
 from train.teacher import load_teacher
 
+from .conftest import annotations, jpeg, photo_and_masks, write_tar
 from .micro import ENCODER
 from .test_flops import of_step
 from .test_step import unlike
@@ -313,6 +314,23 @@ def test_held_out_photos_may_come_later_but_not_change(inputs, photos, tmp_path)
     others = (str(tmp_path / "other"),)
     with pytest.raises(ValueError, match=r"run of another inputs; choose a new folder\n  held_out: "):
         train(recipe, tmp_path / "run", dataclasses.replace(inputs, held_out=others))
+
+
+def test_the_first_held_out_photos_may_have_no_masks(inputs, tmp_path):
+    """It is enough that some of those that are evaluated have; that none has is said before the first step."""
+    members = {}
+    for i in range(12):
+        photo, masks = photo_and_masks(i)
+        given = annotations(photo.shape[:2], *(masks if i > 9 else ()))
+        members |= {f"sa_{i}.jpg": jpeg(photo), f"sa_{i}.json": given}
+    recipe = dataclasses.replace(ENCODER, steps=1, evaluate_every=1)
+    write_tar(tmp_path / "some.tar", members)
+    train(recipe, tmp_path / "run", dataclasses.replace(inputs, held_out=(str(tmp_path / "some.tar"),)))
+    (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
+    assert evaluation["ground_truth"]["box"]["count"]["all"] > 2
+    write_tar(tmp_path / "none.tar", dict(list(members.items())[:20]))
+    with pytest.raises(ValueError, match=r"the first photos of .*none\.tar have no masks to evaluate on"):
+        train(recipe, tmp_path / "run_2", dataclasses.replace(inputs, held_out=(str(tmp_path / "none.tar"),)))
 
 
 def test_torn_last_line_is_forgotten(inputs, photos, tmp_path):

@@ -29,6 +29,10 @@ class DamagedRecordError(ValueError):
     """A record that no example can be made of; the message names it."""
 
 
+class NoMasksError(DamagedRecordError):
+    """A photo whose annotations hold no masks, though some are asked for."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ExampleConfig:
     """What an example holds."""
@@ -78,11 +82,21 @@ def make_example(record: Record, config: ExampleConfig, rng: np.random.Generator
         if config.num_masks != 0:
             example = _choose(read_annotations(record.annotations, size), size, config, flip, rng)
         resized = transforms.resize_longest_side(photo[:, ::-1] if flip else photo, config.image_size)
+    except NoMasksError as error:
+        raise NoMasksError(f"{record.name}: {error}") from error
     except ValueError as error:
         raise DamagedRecordError(f"{record.name}: {error}") from error
     image = np.zeros((config.image_size, config.image_size, 3), np.uint8)
     image[: resized.shape[0], : resized.shape[1]] = resized
     return {"image": image, "size": np.array(resized.shape[:2], np.int32), **example}
+
+
+def blank_example(config: ExampleConfig) -> Example:
+    """Zeros in the place of an example; with one invalid mask if their number is open."""
+    size = config.image_size
+    image: Example = {"image": np.zeros((size, size, 3), np.uint8), "size": np.zeros(2, np.int32)}
+    count = 1 if config.num_masks is None else config.num_masks
+    return {**image, **_no_masks(count, size)} if count else image
 
 
 def read_annotations(text: bytes | None, size: tuple[int, int]) -> list[Counts]:
@@ -108,7 +122,7 @@ def read_annotations(text: bytes | None, size: tuple[int, int]) -> list[Counts]:
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(f"damaged annotations: {type(error).__name__}: {error}") from error
     if not any(map(masks.area, found)):
-        raise ValueError("annotations without masks")
+        raise NoMasksError("annotations without masks")
     return [counts for counts in found if masks.area(counts)]
 
 
@@ -133,13 +147,8 @@ def _choose(
         if len(low_res) == limit:
             break
     chosen = list(low_res) or list(order[:limit])
-    side = config.image_size // 4
-    example = {
-        "masks": np.zeros((limit, side, side), bool),
-        "boxes": np.zeros((limit, 4), np.float32),
-        "areas": np.zeros(limit, np.float32),
-        "valid": np.arange(limit) < len(chosen),
-    }
+    example = _no_masks(limit, config.image_size)
+    example["valid"][: len(chosen)] = True
     for place, i in enumerate(chosen):
         x1, y1, x2, y2 = masks.box(found[i], size[0])
         box = np.array((size[1] - 1 - x2, y1, size[1] - 1 - x1, y2) if flip else (x1, y1, x2, y2))
@@ -147,3 +156,13 @@ def _choose(
         example["masks"][place] = low_res.get(i, False)
         example["areas"][place] = areas[i]
     return example
+
+
+def _no_masks(count: int, image_size: int) -> Example:
+    side = image_size // 4
+    return {
+        "masks": np.zeros((count, side, side), bool),
+        "boxes": np.zeros((count, 4), np.float32),
+        "areas": np.zeros(count, np.float32),
+        "valid": np.zeros(count, bool),
+    }

@@ -10,7 +10,7 @@ import grain
 import numpy as np
 from absl import flags
 
-from .examples import DamagedRecordError, Example, ExampleConfig, make_example
+from .examples import DamagedRecordError, Example, ExampleConfig, NoMasksError, blank_example, make_example
 from .sources import Source
 
 MAX_DAMAGED = 100
@@ -149,30 +149,39 @@ class _Reader:
     def __init__(self, source: Source, config: ExampleConfig, strict: bool) -> None:
         self._source, self._config, self._strict = source, config, strict
         self._named: set[int] = set()
+        self._limit = min(len(source), MAX_DAMAGED + 1)
+        self._damaged = 0  # of `in_place`, since the last record that is not
 
     def replaced(self, number: int, rng: np.random.Generator | None) -> Example:
         """The example of the first record from `number` on that is not damaged."""
-        tries = min(len(self._source), MAX_DAMAGED + 1)
-        for skipped in range(tries):
+        for skipped in range(self._limit):
             at = (number + skipped) % len(self._source)
-            record = self._source[at]
             try:
-                example = make_example(record, self._config, rng)
+                example = make_example(self._source[at], self._config, rng)
                 return {**example, "index": np.int32(at), "skipped": np.int32(skipped)}  # type: ignore[dict-item]
             except DamagedRecordError as error:
-                if self._strict:
-                    raise
+                self._name(at, error)
                 last = str(error)
-                if at not in self._named:
-                    self._named.add(at)
-                    logging.getLogger(__name__).warning("skipped: %s", error)
-        raise ValueError(f"{tries} records in a row are damaged, the last: {last}")
+        raise ValueError(f"{self._limit} records in a row are damaged, the last: {last}")
 
     def in_place(self, number: int) -> Example:
         """The example of this record, or zeros with the index -1 if it is damaged or past the end."""
-        past = number >= len(self._source)
-        example = self.replaced(0 if past else number, None)
-        if example["index"] == number:
-            return example
-        blank = {name: np.zeros_like(value) for name, value in example.items()}
-        return {**blank, "index": np.int32(-1), "skipped": np.int32(not past)}  # type: ignore[dict-item]
+        skipped = number < len(self._source)
+        if skipped:
+            try:
+                example = make_example(self._source[number], self._config, None)
+                self._damaged = 0
+                return {**example, "index": np.int32(number), "skipped": np.int32(0)}  # type: ignore[dict-item]
+            except DamagedRecordError as error:
+                self._name(number, error)
+                self._damaged += not isinstance(error, NoMasksError)
+                if self._damaged >= self._limit:
+                    raise ValueError(f"{self._limit} records in a row are damaged, the last: {error}") from error
+        return {**blank_example(self._config), "index": np.int32(-1), "skipped": np.int32(skipped)}  # type: ignore[dict-item]
+
+    def _name(self, number: int, error: DamagedRecordError) -> None:
+        if self._strict:
+            raise error
+        if number not in self._named:
+            self._named.add(number)
+            logging.getLogger(__name__).warning("skipped: %s", error)
