@@ -36,8 +36,7 @@ def evaluate_baselines(
     """Mean IoU by baseline and kind of prompt, by the protocol of `protocols.evaluate` in the same frame.
 
     Baselines:
-      `filled box`, `inscribed ellipse`: all of the box round the low-resolution mask, and the ellipse with its sides as
-        axes.
+      `filled box`, `inscribed ellipse`: all of the box, and the ellipse with its sides as axes.
       `disc`: all within a radius of a point. `region grow`: what is connected with a point's pixel by pixels, four
         neighbours each, whose colours differ from that pixel's in no channel by more than a tolerance. Foreground
         points add what is theirs to the mask before, background points remove it.
@@ -148,18 +147,21 @@ def _ellipse(batch: PromptBatch) -> Masks:
 
 
 def _across_boxes(batch: PromptBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels' centres, x and y, from -1 to 1 across the box of each mask.
+    """Pixels' centres, x and y, from -1 to 1 across each box.
 
-    Not across the prompts' boxes: those end at the centre of the photo's last pixel, so that part of it is missing.
+    A prompt's box ends where the photo's last pixel of the mask begins, which may be many pixels of the frame before
+    the mask does; so it is taken as far as the mask goes.
     """
     side = batch.targets.shape[-1]
+    stride = batch.images.shape[1] / side
 
     def across(axis: int) -> np.ndarray:
-        covered = np.any(batch.targets, axis=axis)
-        start, end = covered.argmax(-1)[..., None], side - covered[..., ::-1].argmax(-1)[..., None]
-        return (2 * np.arange(side) + 1 - start - end) / (end - start)
+        covered = np.any(batch.targets, axis=2 + axis)  # by columns for x, by rows for y
+        last = stride * (side - covered[..., ::-1].argmax(-1))
+        start, end = batch.boxes[..., axis, None], np.maximum(batch.boxes[..., 2 + axis], last)[..., None]
+        return (2 * stride * (np.arange(side) + 0.5) - start - end) / (end - start)
 
-    return across(-2)[:, :, None], across(-1)[..., None]
+    return across(0)[:, :, None], across(1)[..., None]
 
 
 _FROM_BOXES = {"filled box": _filled, "inscribed ellipse": _ellipse}
