@@ -57,3 +57,6 @@ demo_4 = dataclasses.replace(
     prompting=dataclasses.replace(demo_3.prompting, box_noise=0.02),
 )
 """Longer, with a longer average and tighter boxes, on scenes of which a quarter are far views."""
+
+demo_5 = dataclasses.replace(demo_4, name="demo_5")
+"""The like once more; most of the scenes are outdoors."""
