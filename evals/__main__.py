@@ -46,10 +46,13 @@ def prompts(
       limit: Photos, the first ones.
       as_json: Print JSON.
     """
-    model, params = (None, None) if weights is None else load(weights, image_size=image_size)
-    size = model.config.image_size if model is not None else 1024 if image_size is None else image_size
     if masks < 1:
         raise ValueError(f"masks must be at least 1, got {masks}")
+    if weights is None:
+        model, params, size = None, None, 1024 if image_size is None else image_size
+    else:
+        model, params = load(weights, image_size=image_size)
+        size = model.config.image_size
     config = inputs.ExampleConfig(size, masks)
     batches = _read(data, config, limit)
     settings = baselines.tune(_read(tune, config, limit) if tune else batches, size)

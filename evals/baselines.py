@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from .metrics import iou
-from .protocols import Clicks, PromptBatch
+from .protocols import Clicks, PromptBatch, check_points
 
 Masks = Bool[np.ndarray, "b k h w"]
 
@@ -45,11 +45,12 @@ def evaluate_baselines(
       batches: with masks, as for `protocols.evaluate`.
       image_size: S of the batches.
       settings: from `tune`, on other photos.
-      points: numbers of points after which the mask is looked at.
+      points: numbers of points after which the mask is looked at, 2 or more each.
 
     Raises:
-      ValueError: no batch holds a valid mask, or batches have none.
+      ValueError: no batch holds a valid mask, batches have none, or a number of points is below 2.
     """
+    check_points(points)
     from_points = {"disc": _disc(settings.radius), "region grow": _grow(settings.tolerance)}
     values: dict[str, dict[str, list[np.ndarray]]] = {}
     for given in batches:

@@ -72,8 +72,7 @@ def evaluate(
       ValueError: no batch holds a valid mask, batches have no masks, image sizes differ, or a number of points is below
         2.
     """
-    if not points or min(points) < 2:
-        raise ValueError(f"points must be 2 or more each, got {tuple(points)}")
+    check_points(points)
     if teacher is not None and teacher[0].config.image_size != model.config.image_size:
         sizes = f"{teacher[0].config.image_size}, the student's {model.config.image_size}"
         raise ValueError(f"the teacher's image_size is {sizes}; load one of them with the other's image_size")
@@ -101,6 +100,12 @@ def evaluate(
         }
         for against, by_kind in values.items()
     }
+
+
+def check_points(points: Sequence[int]) -> None:
+    """Raises ValueError unless these are numbers of points after which a mask can be looked at."""
+    if not points or min(points) < 2:
+        raise ValueError(f"points must be 2 or more each, got {tuple(points)}")
 
 
 def table(result: Result) -> str:

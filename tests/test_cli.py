@@ -261,6 +261,14 @@ def test_everything_says_at_once_what_can_not_be(photo, tmp_path, monkeypatch, c
     assert not (tmp_path / "out").exists()
 
 
+def test_everything_leaves_nothing_when_it_can_not_begin(photo, weights, tmp_path, monkeypatch, capsys):
+    for given, message in ((tmp_path / "nowhere", "no checkpoint at"), (weights, "points_per_side=0 leaves no points")):
+        with pytest.raises(SystemExit, match="1"):
+            run(monkeypatch, "everything", photo, "--weights", given, "--points-per-side", 0, "--out", tmp_path / "out")
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("command", ["segment", "everything"])
 def test_folders_that_can_not_be_written_are_named_before_any_work(photo, tmp_path, monkeypatch, capsys, command):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root, who runs tests in containers, may write anywhere

@@ -89,9 +89,8 @@ class _Canvas:
         vivid = rng.uniform(0.05, 0.9) * rng.uniform(0.4, 1, (len(colours), 1))
         self.palette = brightness[:, :1] + vivid * (colours - brightness[:, :1])
         if view.outdoors:
-            hues = materials.HUES[rng.integers(len(materials.HUES), size=len(colours))] + rng.uniform(
-                -0.1, 0.1, colours.shape
-            )
+            chosen = rng.integers(len(materials.HUES), size=len(colours))
+            hues = materials.HUES[chosen] + rng.uniform(-0.1, 0.1, colours.shape)
             self.palette = (0.08 + 0.87 * brightness[:, :1]) * (1 + rng.uniform(0.15, 0.9) * hues)
         self.light = shapes.direction(rng.uniform(0, 2 * math.pi))
         self.contrast = rng.uniform(0.1, 0.5)

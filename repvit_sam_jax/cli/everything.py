@@ -59,9 +59,8 @@ def everything(
     from ..overlay import draw_masks
     from ..transforms import load_image
 
-    image = load_image(photo)
-    out.mkdir(parents=True, exist_ok=True)
     use_compile_cache(compile_cache)
+    image = load_image(photo)
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, "load"):
         model, params = load_segmenter(weights, dtype)
@@ -76,6 +75,7 @@ def everything(
         output_mode="uncompressed_rle",
     )
     points = generator.count_points(image)
+    out.mkdir(parents=True, exist_ok=True)  # if that fails, then before the long part
     with Stopwatch(seconds, "compile"):
         generator.warmup()
     with Stopwatch(seconds, "generate"), tqdm(total=points, unit="point", disable=None) as bar:

@@ -89,6 +89,8 @@ def test_padding_counts_for_nothing():
     batch["valid"][:] = False
     with pytest.raises(ValueError, match="no batch holds a valid mask"):
         evaluate_baselines([batch], 64, SETTINGS)
+    with pytest.raises(ValueError, match=r"points must be 2 or more each, got \(1,\)"):
+        evaluate_baselines([batch], 64, SETTINGS, points=(1,))
     for batches in ([batch], []):
         with pytest.raises(ValueError, match="nothing to tune on"):
             tune(batches, 64)

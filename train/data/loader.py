@@ -91,7 +91,7 @@ def one_pass(
     """All records once, in order, for evaluation and for caches; masks are the first ones, and nothing is flipped.
 
     All batches have the same size: the last one is filled with examples of zeros whose `index` is -1. So is the place
-    of a damaged record (`skipped` is 1), which a warning names.
+    of a damaged record (`skipped` is 1), which a warning names; photos without masks end nothing.
 
     Args and errors as in `batches`.
     """
