@@ -35,7 +35,15 @@ def startup(config: SamConfig, params: Params, rounds: int) -> dict[str, Any]:
         checkpoint.save(weights, params, checkpoint.Metadata(config, "deploy"))
         Image.fromarray(synthetic_image(config.image_size * 3 // 4, config.image_size)).save(photo)
         command = [sys.executable, "-m", "repvit_sam_jax.cli"]
-        segment = [*command, "segment", str(photo), "--point", "300,200", "--out", str(folder / "mask.png")]
+        segment = [
+            *command,
+            "segment",
+            str(photo),
+            "--point",
+            f"{config.image_size // 4},{config.image_size // 4}",
+            "--out",
+            str(folder / "mask.png"),
+        ]
         segment += ["--weights", str(weights)]
 
         def without_cache() -> float:

@@ -21,7 +21,7 @@ from .config import ClassifierConfig, Form, get_classifier_config
 from .encoders.repvit import RepViT
 from .layers import BNLinear, Keys, Linear, Stages
 from .model import Model, Params
-from .transforms import PIXEL_MEAN, PIXEL_STD, check_image
+from .transforms import PIXEL_MEAN, PIXEL_STD, check_image, check_normalized
 
 RESIZE_RATIO = 256 / 224
 """How much longer than the crop the shorter side is resized to, in RepViT's evaluation."""
@@ -100,6 +100,7 @@ class Classifier(Model[ClassifierConfig]):
                 f"images must have shape [B, {size}, {size}, 3] for this model, got {tuple(images.shape)}; "
                 "classifier.preprocess makes them"
             )
+        check_normalized(images)
         stages: Stages | None = {} if return_stages else None
         modules = self._merge(params)
         features = modules.backbone.features(images, train=False, stages=stages)

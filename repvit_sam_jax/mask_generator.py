@@ -146,7 +146,8 @@ class SamAutomaticMaskGenerator:
           image: uint8 RGB [H, W, 3].
 
         Returns:
-          A record for each mask, best predicted IoU first, or with crops those of the smallest crops first:
+          A record for each mask, best predicted IoU first, or with crops those of the smallest crops first; with
+          `min_mask_region_area`, masks that it changed come last:
           `segmentation`: bool [H, W]; or COCO's RLE, {size, counts}, with a list or with a string of counts;
           `area` in pixels; `bbox`, XYWH in pixels, from the first to the last pixel; `predicted_iou`;
           `point_coords`, [[x, y]], the prompt in pixels of the photo; `stability_score`;

@@ -156,7 +156,7 @@ class SamPredictor:
           ValueError: another shape, NaN or infinite values, or a size that is not positive.
         """
         side, dim = self.model.config.embedding_size, self.model.config.mask_decoder.embed_dim
-        value = jax.numpy.asarray(embedding, jax.numpy.float32)
+        value = jax.numpy.array(embedding, jax.numpy.float32)  # on CPU, asarray may share the caller's memory
         if value.shape not in ((1, side, side, dim), (side, side, dim)):
             raise ValueError(f"the embedding must have shape [1, {side}, {side}, {dim}], got {value.shape}")
         if not jax.numpy.isfinite(value).all():

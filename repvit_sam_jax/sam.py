@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from . import transforms
 from .config import Form, SamConfig, TinyViTConfig, ViTConfig, get_config
 from .encoders.blocks import Remat
 from .encoders.repvit import RepViTEncoder
@@ -208,6 +209,7 @@ class Sam(Model[SamConfig]):
                 f"images must have shape [B, {size}, {size}, 3] for this model, got {tuple(images.shape)}; "
                 "transforms.preprocess makes them"
             )
+        transforms.check_normalized(images)
         if not len(images):
             raise ValueError("no images were given: B is 0")
 

@@ -49,7 +49,8 @@ def decode_image(file: Path | BinaryIO, name: str) -> UInt8[np.ndarray, "h w 3"]
     try:
         with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I;16"):
+            sixteen_bits = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PPM")
+        if sixteen_bits:
             image = Image.fromarray((np.asarray(image, np.uint16) / 257).round().astype(np.uint8))
         elif image.mode == "P":
             image = image.convert("RGBA")  # straight to RGB, Pillow warns of a palette with alpha
@@ -57,6 +58,8 @@ def decode_image(file: Path | BinaryIO, name: str) -> UInt8[np.ndarray, "h w 3"]
             return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image that Pillow can read") from error
+    except PermissionError:
+        raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large: {error}") from error
     except Exception as error:  # Pillow's plugins raise many kinds on damaged pixels and tags
@@ -78,6 +81,12 @@ def check_image(image: np.ndarray) -> None:
         raise ValueError(f"an image must be uint8 with values 0..255, got {image.dtype}")
     if image.size == 0:
         raise ValueError(f"the image is empty, shape {image.shape}")
+
+
+def check_normalized(images: Array) -> None:
+    """Raises ValueError if images are integers, such as pixels that were not normalised."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be normalised floats, got {images.dtype}; preprocess or normalize makes them")
 
 
 def resized_shape(height: int, width: int, image_size: int) -> tuple[int, int]:
@@ -122,7 +131,7 @@ def normalize(images: UInt8[Array, "b s s 3"], sizes: Int[Array, "b 2"]) -> Floa
     Returns:
       float32, the padding zero; equal to `normalize_and_pad` up to float32 rounding (XLA multiplies by reciprocals).
     """
-    normalized = (images.astype(jnp.float32) - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
+    normalized = (images.astype(jnp.float32) - jnp.array(PIXEL_MEAN, jnp.float32)) / jnp.array(PIXEL_STD, jnp.float32)
     rows, columns = (jnp.arange(side) < sizes[:, i, None] for i, side in enumerate(images.shape[1:3]))
     return jnp.where(rows[:, :, None, None] & columns[:, None, :, None], normalized, 0.0)
 

@@ -281,6 +281,51 @@ def test_folders_that_can_not_be_written_are_named_before_any_work(photo, tmp_pa
     assert not out.exists()
 
 
+def test_a_photo_is_not_overwritten_under_another_name(photo, tmp_path, monkeypatch, capsys):
+    """As by a hard link, or where names that differ in case alone are the same file."""
+    (tmp_path / "mask.png").hardlink_to(photo)
+    before = photo.read_bytes()
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, "segment", photo, "--point", "3,4", "--out", tmp_path / "mask.png")
+    assert "must be different files" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_an_earlier_mask_stays_when_the_new_one_can_not_be_written(weights, photo, tmp_path, monkeypatch, error):
+    out = tmp_path / "mask.png"
+    out.write_bytes(b"an earlier mask")
+
+    def fail(_, file, *_args, **_options):
+        Path(file).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "segment", photo, "--point", "3,4", "--weights", weights, "--out", out)
+    assert out.read_bytes() == b"an earlier mask"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.png", "photo.png"]
+
+
+def test_a_cache_in_a_bucket_is_left_to_jax(tmp_path):
+    program = """
+import os
+from repvit_sam_jax.cli import common
+common.use_compile_cache(common.COMPILE_CACHE)
+import jax
+print(jax.config.jax_compilation_cache_dir, os.listdir())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, CACHE: "gs://bucket/cache", "PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, "gs://bucket/cache []\n"), done.stderr
+
+
 def test_interruption_ends_without_a_traceback(photo, tmp_path, monkeypatch, capsys):
     def interrupted(_path):
         raise KeyboardInterrupt

@@ -136,11 +136,16 @@ def test_batch_of_images_equals_images_one_by_one(tiny, image):
 
 
 def test_stored_embedding_gives_the_same_masks(tiny, predictor_with_image):
-    embedding = np.asarray(predictor_with_image.get_image_embedding())
+    given = predictor_with_image.get_image_embedding()
+    memory = np.zeros(given.nbytes + 64, np.uint8)
+    memory = memory[-memory.ctypes.data % 64 :][: given.nbytes]  # so aligned, JAX may share it on CPU
+    embedding = memory.view(np.float32).reshape(given.shape)
+    embedding[:] = given
     assert embedding.shape == (1, 8, 8, 32)
     other = SamPredictor(*tiny)
     assert not other.is_image_set
     other.set_image_embedding(embedding, (HEIGHT, WIDTH))
+    embedding[:] = 0  # the caller's own again
     assert other.original_size == (HEIGHT, WIDTH)
     assert other.input_size == predictor_with_image.input_size == (87, 128)
     for a, b in zip(other.predict(box=BOX), predictor_with_image.predict(box=BOX), strict=True):

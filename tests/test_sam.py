@@ -319,7 +319,7 @@ def test_float32_stays_float32_under_x64():
     program = textwrap.dedent(
         """
         import jax, numpy as np
-        from repvit_sam_jax import Prompts, Sam
+        from repvit_sam_jax import Prompts, Sam, transforms
         assert jax.config.jax_enable_x64
         for form in ("train", "deploy"):
             model = Sam.from_preset("tiny", form=form)
@@ -327,6 +327,8 @@ def test_float32_stays_float32_under_x64():
             assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} <= {"float32", "int32"}
             images = jax.ShapeDtypeStruct((1, 128, 128, 3), np.float32)
             embeddings = jax.eval_shape(model.encode, params, images)
+            pixels, sizes = (jax.ShapeDtypeStruct(*about) for about in ((images.shape, np.uint8), ((1, 2), np.int32)))
+            assert jax.eval_shape(transforms.normalize, pixels, sizes).dtype == np.float32
             prompts = Prompts(np.zeros((1, 1, 1, 2)), np.ones((1, 1, 1), int), np.ones((1, 1, 1), bool))
             masks, iou = jax.eval_shape(model.decode, params, embeddings, prompts)
             assert {str(x.dtype) for x in (embeddings, masks, iou)} == {"float32"}, (embeddings, masks, iou)

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -44,16 +44,11 @@ class EmbeddingCache:
         if not (folder / "meta.json").is_file():
             raise FileNotFoundError(f"no cache of embeddings at {folder}; make it with python -m train embed")
         _check(folder, _meta(teacher, source))
-        done = np.load(folder / "done.npy")
+        done = _open(folder / "done.npy", "r")
         if not done.all():
             raise ValueError(f"{folder} lacks {np.count_nonzero(done == 0)} of {len(done)} photos: run embed again")
         self._done = done
-        self._shards = []
-        for path in _shards(folder, len(source)):
-            try:
-                self._shards.append(np.load(path, mmap_mode="r"))
-            except ValueError as error:
-                raise ValueError(f"{path} is damaged: {error}; remove the cache and make it again") from error
+        self._shards = [_open(path, "r") for path in _shards(folder, len(source))]
 
     def __getitem__(self, index: np.ndarray) -> np.ndarray:
         """Embeddings [N, h, w, C] of photos by number. Raises ValueError for one that was damaged when it was made."""
@@ -115,8 +110,8 @@ def embed(
         np.save(folder / "done.npy", np.zeros(len(source), np.uint8))
         # Last, so that a folder with it is whole.
         write_atomically(folder / "meta.json", lambda temporary: temporary.write_text(json.dumps(meta, indent=1)))
-    done = np.load(folder / "done.npy", mmap_mode="r+")
-    shards = [np.load(path, mmap_mode="r+") for path in _shards(folder, len(source))]
+    done = _open(folder / "done.npy", "r+")
+    shards = [_open(path, "r+") for path in _shards(folder, len(source))]
     progress(int(np.count_nonzero(done)))
     if done.all():
         return int(np.count_nonzero(done == 2))
@@ -167,6 +162,15 @@ def _check(folder: Path, expected: Mapping[str, Any]) -> None:
     ]
     if wrong:
         raise ValueError(f"{folder} is a cache of other embeddings; choose another folder\n  " + "\n  ".join(wrong))
+
+
+def _open(path: Path, mode: Literal["r", "r+"]) -> np.memmap:
+    """An array on disk; raises ValueError if the file is shorter, which NumPy would fill up with zeros under r+."""
+    try:
+        np.load(path, mmap_mode="r")
+        return np.load(path, mmap_mode=mode)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged: {error}; remove the cache and make it again") from error
 
 
 def _shards(folder: Path, count: int) -> list[Path]:

@@ -52,6 +52,8 @@ def write_shards(
     """
     if count < 1 or size < 64 or workers < 1:
         raise ValueError(f"count and workers must be at least 1 and size 64, got {count}, {workers} and {size}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
     settings = {"count": count, "seed": seed, "size": size, "shard_size": SHARD_SIZE}
     _prepare(folder, settings | ({"view": view} if view != "usual" else {}))
     starts = range(0, count, SHARD_SIZE)

@@ -36,7 +36,8 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
       spec: a .safetensors file, `demo` for the package's own, or `random:PRESET` for random weights, which teach
         nothing but serve to try things out.
       image_size: S in pixels.
-      dtype: of the arithmetic. Kernels are stored in it, which changes nothing in the results (`Model.compact`).
+      dtype: of the arithmetic. The encoder's kernels are stored in it, which changes nothing in the results
+        (`Model.compact`); prompt encoder and mask decoder, which a student may take over, stay as they are.
 
     Raises:
       FileNotFoundError, CheckpointError: as `repvit_sam_jax.load`.
@@ -52,7 +53,7 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
         model = Sam(dataclasses.replace(config, image_size=image_size), "deploy", dtype)
         with find_weights(spec).open("rb") as file:
             identity = hashlib.file_digest(file, "sha256").hexdigest()
-    return Teacher(model, model.compact(jax.tree.map(np.asarray, params)), identity)
+    return Teacher(model, _compact_encoder(model, jax.tree.map(np.asarray, params)), identity)
 
 
 def abstract_teacher(
@@ -60,7 +61,11 @@ def abstract_teacher(
 ) -> tuple[Sam, Params]:
     """A teacher without weights: shapes and dtypes of what `load_teacher` gives."""
     model = Sam(get_config(preset, image_size), "deploy", dtype)
-    return model, jax.eval_shape(model.compact, model.abstract_params())
+    return model, jax.eval_shape(lambda params: _compact_encoder(model, params), model.abstract_params())
+
+
+def _compact_encoder(model: Sam, params: Params) -> Params:
+    return {**params, "image_encoder": model.compact(params)["image_encoder"]}
 
 
 def needed_params(params: Params, *, encoder: bool, decoder: bool) -> Params | None:

@@ -92,7 +92,7 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
 def new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
 
-    An empty folder stays the one that it is, which may be where the command runs, and is filled.
+    An empty folder stays the one that it is, which may be where the command runs or another disk, and is filled.
 
     Raises:
       ValueError: there is something at `out` other than an empty folder.
@@ -103,7 +103,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise ValueError(f"--out {given} exists and is no empty folder; give a new one")
     absent = [parent for parent in out.parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=out if existed else out.parent, prefix=f".{out.name}."))
     try:
         yield temporary
         if existed:

@@ -82,6 +82,7 @@ def prompt_cases(height: int, width: int) -> list[PromptCase]:
         PromptCase("points, mask", points(1, 2), labels([1, 0]), masked=True),
         PromptCase("5 prompts", points(5, 1), np.ones((5, 1), np.int32)),
         PromptCase("2 prompts of 3 points", points(2, 3), labels([1, 1, 0], [0, 1, 1])),
+        PromptCase("point, mask", points(1, 1), labels([1]), masked=True),
     ]
 
 

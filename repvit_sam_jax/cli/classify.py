@@ -16,7 +16,7 @@ def classify(
     *,
     weights: Path,
     names: Path | None = None,
-    compile_cache: Path | None = COMPILE_CACHE,
+    compile_cache: str | None = COMPILE_CACHE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """The five likeliest ImageNet classes of a photo, by a RepViT classifier.

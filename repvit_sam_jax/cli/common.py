@@ -12,37 +12,40 @@ from typing import TYPE_CHECKING, Any, Literal
 import platformdirs
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..model import Params
     from ..sam import Sam
 
 
-def _default_compile_cache() -> Path | None:
+def _default_compile_cache() -> str | None:
     """JAX's own setting if the environment has it, empty for no cache; else a folder in the user's cache."""
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if folder is None:
-        return platformdirs.user_cache_path("repvit-sam", appauthor=False)
-    return Path(folder) if folder else None
+        return platformdirs.user_cache_dir("repvit-sam", appauthor=False)
+    return folder or None
 
 
 COMPILE_CACHE = _default_compile_cache()
 """Default of `--compile-cache`."""
 
 
-def use_compile_cache(folder: Path | None) -> None:
+def use_compile_cache(folder: str | None) -> None:
     """Let JAX keep compiled programs in the folder, from one run to the next; None keeps none.
 
-    A folder that can't be written costs a warning on stderr, no more.
+    It may be a bucket, such as gs://..., which is JAX's to open. A local folder that can't be written costs a warning
+    on stderr, no more.
     """
     import jax
 
-    if folder is not None:
+    if folder is not None and "://" not in folder:
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what it holds will be run
+            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)  # what it holds will be run
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             print(f"warning: compiled programs are not kept in {folder}: {error}", file=sys.stderr)
             folder = None
-    jax.config.update("jax_compilation_cache_dir", None if folder is None else str(folder))
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
@@ -56,6 +59,15 @@ def check_new_folder(path: Path, flag: str) -> None:
         raise ValueError(f"{flag} {path}: {nearest} is no folder")
     if not os.access(nearest, os.W_OK):
         raise ValueError(f"{flag} {path}: {nearest} can't be written to")
+
+
+def save_picture(pixels: np.ndarray, path: Path) -> None:
+    """Write a PNG, all or nothing."""
+    from PIL import Image
+
+    from ..checkpoint import write_atomically
+
+    write_atomically(path.resolve(), lambda temporary: Image.fromarray(pixels).save(temporary, "PNG"))
 
 
 def load_segmenter(weights: Path | None, dtype: Literal["float32", "bfloat16"]) -> tuple[Sam, Params]:

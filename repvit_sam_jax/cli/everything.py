@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .common import COMPILE_CACHE, Stopwatch, check_new_folder, load_segmenter, setting, size_of, use_compile_cache
+from .common import (
+    COMPILE_CACHE,
+    Stopwatch,
+    check_new_folder,
+    load_segmenter,
+    save_picture,
+    setting,
+    size_of,
+    use_compile_cache,
+)
 
 
 def everything(
@@ -24,7 +33,7 @@ def everything(
     min_mask_region_area: int = 0,
     pngs: bool = False,
     dtype: Literal["float32", "bfloat16"] = "float32",
-    compile_cache: Path | None = COMPILE_CACHE,
+    compile_cache: str | None = COMPILE_CACHE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Masks of everything on a photo, found with a grid of points.
@@ -51,9 +60,9 @@ def everything(
     if photo.is_dir():
         raise ValueError(f"{photo} is a folder; `everything` takes one photo")
 
-    from PIL import Image
     from tqdm import tqdm
 
+    from ..checkpoint import write_atomically
     from ..mask_generator import SamAutomaticMaskGenerator
     from ..masks import counts_to_coco, counts_to_mask
     from ..overlay import draw_masks
@@ -87,12 +96,13 @@ def everything(
         record["segmentation"] = counts_to_coco(counts, size)
         if math.isnan(record["stability_score"]):  # an empty mask, and JSON has no NaN
             record["stability_score"] = None
-    (out / "records.json").write_text(json.dumps(records, indent=1, allow_nan=False))
+    text = json.dumps(records, indent=1, allow_nan=False)
+    write_atomically(out / "records.json", lambda temporary: temporary.write_text(text))
     largest_first = sorted(range(len(records)), key=lambda i: -records[i]["area"])
     overlay = draw_masks(image, (counts_to_mask(runs[i], size) for i in largest_first))
-    Image.fromarray(overlay).save(out / "overlay.png")
+    save_picture(overlay, out / "overlay.png")
     for i, counts in enumerate(runs if pngs else ()):
-        Image.fromarray(counts_to_mask(counts, size)).save(out / f"mask_{i:04d}.png")
+        save_picture(counts_to_mask(counts, size), out / f"mask_{i:04d}.png")
     result = {
         **size_of(photo, image),
         **setting(weights, model),

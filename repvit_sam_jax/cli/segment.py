@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from .common import COMPILE_CACHE, Stopwatch, check_new_folder, load_segmenter, setting, size_of, use_compile_cache
+from .common import (
+    COMPILE_CACHE,
+    Stopwatch,
+    check_new_folder,
+    load_segmenter,
+    save_picture,
+    setting,
+    size_of,
+    use_compile_cache,
+)
 
 if TYPE_CHECKING:
     from ..photos import PhotoPrompt
@@ -28,7 +38,7 @@ def segment(
     overlay: Path | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
     runtime: Literal["jax", "onnx"] = "jax",
-    compile_cache: Path | None = COMPILE_CACHE,
+    compile_cache: str | None = COMPILE_CACHE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Segment what points and a box on a photo mean.
@@ -183,15 +193,13 @@ def _segment_folder(
 
 def _write(done: Any, out: Path, overlay: Path | None) -> dict[str, Any]:
     """Write the mask and, if asked for, the overlay of a `Segmented`; what a result says about them."""
-    from PIL import Image
-
     from ..overlay import draw_overlay
 
-    Image.fromarray(done.mask).save(out)
+    save_picture(done.mask, out)
     if overlay is not None:
         prompt = done.prompt
         drawn = draw_overlay(done.image, done.mask, prompt.points, prompt.labels, prompt.box)
-        Image.fromarray(drawn).save(overlay)
+        save_picture(drawn, overlay)
     return {
         "mask": str(out),
         "overlay": None if overlay is None else str(overlay),
@@ -248,10 +256,15 @@ def _check_pictures(photo: Path, out: Path, overlay: Path | None) -> None:
             raise ValueError(f"{path}: there is no folder {path.parent}")
         if path.is_dir():
             raise ValueError(f"{path} is a folder")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
+        if not all(os.access(place, os.W_OK) for place in (path, path.resolve().parent) if place.exists()):
             raise ValueError(f"{path} can't be written")
-    if len({path.resolve() for path in (photo, out, overlay) if path}) < 2 + (overlay is not None):
+    if any(_same_file(*pair) for pair in itertools.combinations(filter(None, (photo, out, overlay)), 2)):
         raise ValueError("photo, --out and --overlay must be different files")
+
+
+def _same_file(a: Path, b: Path) -> bool:
+    """Also where names differ in case alone, or by a hard link."""
+    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
 
 
 def _check_folders(photos: Path, out: Path, overlay: Path | None) -> None:

@@ -40,6 +40,15 @@ def test_truncated_image(tmp_path, photo, name, fraction):
         transforms.load_image(path)
 
 
+def test_file_that_may_not_be_read(tmp_path, photo, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)  # root, who runs tests in containers, may read anything
+    with pytest.raises(PermissionError):
+        transforms.load_image(saved(tmp_path, photo, "secret.png"))
+
+
 def test_damaged_tags(tmp_path, photo):
     """Pillow fails on the EXIF of a photo whose pixels are whole, in a way of its own."""
     exif = Image.Exif()
@@ -102,7 +111,9 @@ def test_one_bit(tmp_path, photo):
     np.testing.assert_array_equal(found, np.where(bits[..., None], 255, 0).repeat(3, -1).astype(np.uint8), strict=True)
 
 
-@pytest.mark.parametrize(("name", "order"), [("deep.png", "<"), ("deep.tif", "<"), ("deep.tif", ">")])
+@pytest.mark.parametrize(
+    ("name", "order"), [("deep.png", "<"), ("deep.tif", "<"), ("deep.tif", ">"), ("deep.pgm", "<")]
+)
 def test_sixteen_bit_grayscale_is_scaled(tmp_path, name, order):
     values = np.array([[0, 128, 129, 257], [32767, 32768, 65406, 65535]], f"{order}u2")
     found = transforms.load_image(saved(tmp_path, values, name))

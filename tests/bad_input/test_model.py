@@ -17,6 +17,13 @@ def test_encode_with_images_of_another_shape(tiny, tiny_train, shape):
         tiny_train[0].encode_train(tiny_train[1], np.zeros(shape, np.float32))
 
 
+def test_pixels_that_are_not_normalised(tiny, tiny_train):
+    pixels = np.zeros((1, 128, 128, 3), np.uint8)
+    for encode in (lambda: tiny[0].encode(tiny[1], pixels), lambda: tiny_train[0].encode_train(tiny_train[1], pixels)):
+        with pytest.raises(ValueError, match="images must be normalised floats, got uint8"):
+            encode()
+
+
 def test_encode_without_images(tiny):
     with pytest.raises(ValueError, match="no images were given"):
         tiny[0].encode(tiny[1], np.zeros((0, 128, 128, 3), np.float32))

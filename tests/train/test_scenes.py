@@ -87,6 +87,9 @@ def test_views_are_series_of_their_own(tmp_path):
     assert len(set(written.values())) == 4
     with pytest.raises(ValueError, match="holds scenes with the settings"):
         shards.write_shards(tmp_path / "close_up", 2, size=64)
+    with pytest.raises(ValueError, match="seed must not be negative, got -1"):
+        shards.write_shards(tmp_path / "new", 2, seed=-1, size=64)
+    assert not (tmp_path / "new").exists()
 
 
 def test_masks_are_wholes_and_parts(series):

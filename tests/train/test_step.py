@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +35,18 @@ def prepare(recipe):
 @pytest.fixture(scope="module")
 def prepared():
     return prepare(ENCODER)
+
+
+def test_a_decoder_from_a_teacher_in_half_precision_is_not_rounded():
+    recipe = dataclasses.replace(PROMPTS, dtype="bfloat16", decoder="teacher")
+    exact = load_teacher(recipe.teacher, 64, "float32").params
+    _, teacher, start = prepare(recipe)
+    floats = [leaf.dtype for leaf in jax.tree.leaves(start) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert set(floats) == {jnp.dtype("float32")}
+    for part in ("prompt_encoder", "mask_decoder"):
+        chex.assert_trees_all_equal(({**start.frozen, **start.trained})[part], exact[part])
+    kernels = {str(leaf.dtype) for leaf in jax.tree.leaves(teacher.params["image_encoder"])}
+    assert kernels == {"float32", "bfloat16"}  # what the teacher alone needs is half as large
 
 
 @pytest.fixture(scope="module")

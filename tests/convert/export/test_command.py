@@ -158,6 +158,22 @@ def test_folders_that_are_empty_or_new(tmp_path, monkeypatch, out):
     assert not list(tmp_path.rglob(".*"))
 
 
+def test_a_folder_that_is_another_disk(tmp_path, monkeypatch):
+    """As a volume of a container is: what is beside it can't be moved there."""
+    out = tmp_path / "out"
+    out.mkdir()
+    replace = Path.replace
+
+    def on_one_disk(path, target):
+        assert path.resolve().is_relative_to(out), "cross-device link"
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", on_one_disk)
+    with new_folder(out) as folder:
+        (folder / "file").touch()
+    assert [path.name for path in out.iterdir()] == ["file"]
+
+
 def test_help_is_quick_to_import(monkeypatch, capsys):
     """None of the packages that the exports need is touched."""
     monkeypatch.setattr(sys, "argv", ["convert", "--help"])

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
 def test_tiny(checkpoint, tmp_path):
     report = export_litert(checkpoint, tmp_path / "out")
     assert report.passed
-    assert {row.case for row in report.masks} == {"point", "box"}
+    assert {row.case for row in report.masks} == {"point", "box", "point, mask"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["decoder.tflite", "encoder.tflite"]
 
 
