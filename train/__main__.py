@@ -145,6 +145,7 @@ def export(
     run: Folder,
     out: Folder,
     *,
+    mean_with: tuple[Path, ...] = (),
     form: Literal["deploy", "train"] = "deploy",
     checkpoint: Literal["latest", "best"] | int = "latest",
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -154,13 +155,14 @@ def export(
     Args:
       run: The run's folder.
       out: The file.
+      mean_with: Other runs of the same student from the same start, to average the weights with.
       form: The training form can start another run.
       checkpoint: The best one by held-out IoU, or a step's.
       dtype: Of the kernels and all other arrays of two or more axes; bfloat16 halves the size of the file.
     """
     from .export import export as write
 
-    step = write(run, out, form=form, which=checkpoint, dtype=dtype)
+    step = write(run, out, mean_with=mean_with, form=form, which=checkpoint, dtype=dtype)
     print(f"{out}: step {step}, {form} form")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,8 @@ import jax
 import numpy as np
 
 from repvit_sam_jax import __version__, checkpoint, reparam
-from repvit_sam_jax.config import Form
+from repvit_sam_jax.config import Form, SamConfig
+from repvit_sam_jax.model import Params
 
 from .checkpoints import Checkpoints
 from .optim import make_optimizer
@@ -22,6 +24,7 @@ def export(
     run: Path,
     out: Path,
     *,
+    mean_with: Sequence[Path] = (),
     form: Form = "deploy",
     which: Literal["best", "latest"] | int = "latest",
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -31,17 +34,39 @@ def export(
     Args:
       run: the run's folder.
       out: the file.
+      mean_with: folders of other runs of the same student from the same start, whose weights are averaged with this
+        one's: it often segments better than each of them (model soups, arXiv 2203.05482). BatchNorm's running
+        statistics are averaged too.
       form: `deploy` for inference, `train` to start another run from.
       which: the checkpoint: the latest, the best by held-out IoU, or that of a step.
       dtype: `bfloat16` for a file of half the size (`checkpoint.save`).
 
     Returns:
-      the checkpoint's step.
+      the step of the first run's checkpoint.
 
     Raises:
-      FileNotFoundError: the folder is no run's.
-      ValueError: there is no such checkpoint.
+      FileNotFoundError: a folder is no run's.
+      ValueError: there is no such checkpoint, the runs are of different students, or the file is not to be called
+        .safetensors.
     """
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out}: the file's name must end in .safetensors")
+    config, params, step = _read(run, which)
+    for other in mean_with:
+        their_config, theirs, _ = _read(other, which)
+        if their_config != config:
+            raise ValueError(f"{other} has another student than {run}, so their weights have no mean")
+        params = jax.tree.map(np.add, params, theirs)
+    params = jax.tree.map(lambda x: (x / (1 + len(mean_with))).astype(x.dtype), params)
+    if form == "deploy" and config.has_batch_norm:
+        params = reparam.fuse(params)
+    about = checkpoint.Metadata(config, form, converter=f"repvit_sam_jax train {__version__}")
+    checkpoint.save(out, params, about, dtype)
+    return step
+
+
+def _read(run: Path, which: Literal["best", "latest"] | int) -> tuple[SamConfig, Params, int]:
+    """The student's configuration, its parameters in training form, and the checkpoint's step."""
     if not (run / "recipe.json").is_file():
         raise FileNotFoundError(f"{run} is no run: it has no recipe.json")
     recipe = from_json((run / "recipe.json").read_text())
@@ -55,8 +80,4 @@ def export(
         target = dataclasses.replace(target, opt_state=())  # not needed, so not read
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), target)
         params = jax.tree.map(np.asarray, checkpoints.restore(target, step).result)
-    if form == "deploy" and student.config.has_batch_norm:
-        params = reparam.fuse(params)
-    about = checkpoint.Metadata(student.config, form, converter=f"repvit_sam_jax train {__version__}")
-    checkpoint.save(out, params, about, dtype)
-    return step
+    return student.config, params, step

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,6 +248,17 @@ def test_interrupted_cache(photos, tmp_path):
     every = np.arange(24)
     found = [embeddings.EmbeddingCache(tmp_path / name, teacher, source)[every] for name in ("cache", "fresh")]
     np.testing.assert_array_equal(*found)
+    for name in ("embeddings-00000.npy", "done.npy"):  # as a copy leaves it that was broken off
+        file = tmp_path / "cache" / name
+        whole = file.read_bytes()
+        for size in (len(whole) - 5, 0):
+            os.truncate(file, size)
+            with pytest.raises(ValueError, match=rf"{name} is damaged: .*; remove the cache and make it again"):
+                embeddings.embed(tmp_path / "cache", teacher, source, 4)
+            with pytest.raises(ValueError, match=rf"{name} is damaged"):
+                embeddings.EmbeddingCache(tmp_path / "cache", teacher, source)
+            assert file.stat().st_size == size
+        file.write_bytes(whole)
 
 
 @pytest.mark.parametrize(
@@ -402,6 +415,25 @@ def test_export(whole, tmp_path):
         export(run, tmp_path / "x.safetensors", which=5)
     with pytest.raises(FileNotFoundError, match="is no run"):
         export(tmp_path, tmp_path / "x.safetensors")
+    (tmp_path / "published.pt").touch()
+    with pytest.raises(ValueError, match=r"published\.pt: the file's name must end in \.safetensors"):
+        export(run, tmp_path / "published.pt")
+    assert not (tmp_path / "published.pt").stat().st_size
+
+
+def test_export_of_a_mean(whole, inputs, tmp_path):
+    run, state = whole
+    other = train(dataclasses.replace(ENCODER, seed=1), tmp_path / "other", inputs)
+    assert export(run, tmp_path / "mean.safetensors", mean_with=[tmp_path / "other"], form="train") == 8
+    mean = load(tmp_path / "mean.safetensors", form="train")[1]
+    halved = lambda x, y: ((np.asarray(x, np.float64) + np.asarray(y, np.float64)) / 2).astype(x.dtype)
+    chex.assert_trees_all_close(mean, jax.tree.map(halved, state.result, other.result), rtol=1e-6, atol=1e-8)
+    larger = shutil.copytree(run, tmp_path / "larger")
+    recipe = json.loads((larger / "recipe.json").read_text()) | {"image_size": 128}
+    (larger / "recipe.json").write_text(json.dumps(recipe))
+    with pytest.raises(ValueError, match="larger has another student than"):
+        export(run, tmp_path / "x.safetensors", mean_with=[larger])
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_a_run_can_start_from_an_export(whole, inputs, tmp_path):
