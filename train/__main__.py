@@ -155,7 +155,8 @@ def export(
     Args:
       run: The run's folder.
       out: The file.
-      mean_with: Other runs of the same student from the same start, to average the weights with.
+      mean_with: Other runs of the same student from the same start, or files in training form such as the start itself,
+        to average the weights with.
       form: The training form can start another run.
       checkpoint: The best one by held-out IoU, or a step's.
       dtype: Of the kernels and all other arrays of two or more axes; bfloat16 halves the size of the file.

@@ -12,6 +12,7 @@ import numpy as np
 
 from repvit_sam_jax import __version__, checkpoint, reparam
 from repvit_sam_jax.config import Form, SamConfig
+from repvit_sam_jax.loading import read_params
 from repvit_sam_jax.model import Params
 
 from .checkpoints import Checkpoints
@@ -34,9 +35,9 @@ def export(
     Args:
       run: the run's folder.
       out: the file.
-      mean_with: folders of other runs of the same student from the same start, whose weights are averaged with this
-        one's: it often segments better than each of them (model soups, arXiv 2203.05482). BatchNorm's running
-        statistics are averaged too.
+      mean_with: folders of other runs of the same student from the same start, or files in training form such as that
+        start itself, whose weights are averaged with this one's: the mean often segments better than each of them
+        (model soups, arXiv 2203.05482). BatchNorm's running statistics are averaged too.
       form: `deploy` for inference, `train` to start another run from.
       which: the checkpoint: the latest, the best by held-out IoU, or that of a step.
       dtype: `bfloat16` for a file of half the size (`checkpoint.save`).
@@ -45,15 +46,16 @@ def export(
       the step of the first run's checkpoint.
 
     Raises:
-      FileNotFoundError: a folder is no run's.
-      ValueError: there is no such checkpoint, the runs are of different students, or the file is not to be called
+      FileNotFoundError: a folder is no run's, or there is no such file.
+      CheckpointError: as `repvit_sam_jax.load`.
+      ValueError: there is no such checkpoint, the students differ, or the file is not to be called
         .safetensors.
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"{out}: the file's name must end in .safetensors")
     config, params, step = _read(run, which)
     for other in mean_with:
-        their_config, theirs, _ = _read(other, which)
+        their_config, theirs = _read(other, which)[:2] if other.is_dir() else read_params(other, "train")[::2]
         if their_config != config:
             raise ValueError(f"{other} has another student than {run}, so their weights have no mean")
         params = jax.tree.map(np.add, params, theirs)

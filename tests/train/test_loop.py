@@ -428,6 +428,9 @@ def test_export_of_a_mean(whole, inputs, tmp_path):
     mean = load(tmp_path / "mean.safetensors", form="train")[1]
     halved = lambda x, y: ((np.asarray(x, np.float64) + np.asarray(y, np.float64)) / 2).astype(x.dtype)
     chex.assert_trees_all_close(mean, jax.tree.map(halved, state.result, other.result), rtol=1e-6, atol=1e-8)
+    export(tmp_path / "other", tmp_path / "other.safetensors", form="train")
+    export(run, tmp_path / "again.safetensors", mean_with=[tmp_path / "other.safetensors"], form="train")
+    chex.assert_trees_all_equal(load(tmp_path / "again.safetensors", form="train")[1], mean)
     larger = shutil.copytree(run, tmp_path / "larger")
     recipe = json.loads((larger / "recipe.json").read_text()) | {"image_size": 128}
     (larger / "recipe.json").write_text(json.dumps(recipe))
