@@ -171,6 +171,7 @@ class SamAutomaticMaskGenerator:
         Raises:
           ValueError: as `generate`, naming the image.
         """
+        transforms.check_several(images, "generate")
         crops: list[_Crop] = []
         for i, image in enumerate(images):
             try:

@@ -120,8 +120,7 @@ class SamPredictor:
         """
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"image_format must be RGB or BGR, got {image_format!r}")
-        if isinstance(images, np.ndarray) and images.ndim in (2, 3):
-            raise ValueError(f"images must be a list of images, got an array {images.shape}; set_image takes one image")
+        transforms.check_several(images, "set_image")
         if not len(images):
             raise ValueError("no images were given")
         for i, image in enumerate(images):

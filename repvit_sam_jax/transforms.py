@@ -83,6 +83,12 @@ def check_image(image: np.ndarray) -> None:
         raise ValueError(f"the image is empty, shape {image.shape}")
 
 
+def check_several(images: Sequence[np.ndarray], single: str) -> None:
+    """Raises ValueError if one image is given in place of several; `single` is the method that takes one."""
+    if isinstance(images, np.ndarray) and images.ndim in (2, 3):
+        raise ValueError(f"images must be a list of images, got an array {images.shape}; {single} takes one image")
+
+
 def check_normalized(images: Array) -> None:
     """Raises ValueError if images are integers, such as pixels that were not normalised."""
     if not jnp.issubdtype(images.dtype, jnp.floating):

@@ -60,3 +60,8 @@ def test_images_that_cannot_be_meant(tiny):
         SamAutomaticMaskGenerator(*tiny, crop_n_layers=2).generate_batch(
             [np.zeros((75, 110, 3), np.uint8), np.zeros((3, 90, 3), np.uint8)]
         )
+
+
+def test_one_image_in_place_of_several(tiny):
+    with pytest.raises(ValueError, match=r"list of images, got an array \(20, 30, 3\); generate takes one image"):
+        SamAutomaticMaskGenerator(*tiny).generate_batch(np.zeros((20, 30, 3), np.uint8))
