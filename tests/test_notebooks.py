@@ -46,7 +46,7 @@ def test_coreml_export_runs(tmp_path, monkeypatch):
     cells = execute(NOTEBOOKS["coreml_export"], tmp_path / "notebooks").cells
     printed = str([cell.outputs for cell in cells if "outputs" in cell])
     assert "demonstration model" in printed
-    assert "demo: 20 of 20 comparisons within tolerance" in printed
+    assert "demo: 23 of 23 comparisons within tolerance" in printed
     (agreement,) = re.findall(r"agreement with JAX: ([0-9.]+) of the pixels", printed)
     assert float(agreement) > 0.99
 
