@@ -21,7 +21,6 @@ def scenes(
     seed: int = 0,
     size: int = 512,
     view: Literal["usual", "close_up", "far", "outdoors"] = "usual",
-    surfaces: Path | None = None,
     workers: int = 1,
 ) -> None:
     """Write synthetic scenes with exact masks, as tar shards in SA-1B's layout; an interrupted run goes on.
@@ -33,12 +32,11 @@ def scenes(
       size: Longer side in pixels; the shorter one varies.
       view: `close_up` has few and large things, `far` more and smaller ones, `outdoors` surfaces like rock,
         leaves, fur and water.
-      surfaces: A folder of photos that things are cut out of, besides what is drawn.
       workers: Processes that draw.
     """
     from .shards import write_shards
 
-    shards = write_shards(out, count, seed=seed, size=size, view=view, surfaces=surfaces, workers=workers)
+    shards = write_shards(out, count, seed=seed, size=size, view=view, workers=workers)
     print(f"{out}: {count} scenes in {len(shards)} shards")
 
 

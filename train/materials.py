@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from . import shapes, textures
-from .surfaces import Surface
 
 PATTERNS: tuple[str, ...] = (
     "flat",
@@ -62,8 +61,6 @@ class Material:
     angle: float
     warp: float
     """How far the pattern is bent, as a share of twice its period."""
-    surface: Surface | None = None
-    """In place of the pattern and its colours: each thing is another window of it."""
 
     def paint(
         self, shape: tuple[int, int], rng: np.random.Generator, light: np.ndarray, contrast: float
@@ -78,9 +75,7 @@ class Material:
         if self.warp and self.pattern not in ("flat", "noise", "rough", "rock"):
             bend = 2 * self.warp * self.period
             u, v = (w + bend * textures.value_noise(rng, shape, 3 * self.period) for w in (u, v))
-        if self.surface is not None:
-            colours = self.surface.cut(rng, shape)
-        elif self.pattern in _NATURAL:
+        if self.pattern in _NATURAL:
             colours = self._natural(u, v, shape, rng, light)
         else:
             mix = self._mix(u, v, shape, rng) * self.strength

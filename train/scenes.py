@@ -1,23 +1,21 @@
-"""Synthetic scenes with exact masks: material that may be passed on.
+"""Synthetic scenes with exact masks: material that may be passed on, and knows no photo.
 
-A scene is a function of its seed and number, and of the photos that surfaces are cut out of, if there are some. Without
-photos it is the same on every machine: NumPy's integers, elementwise arithmetic, sums along an axis one after the
-other, and square roots, which round alike everywhere; no text, no libraries of graphics, and no sums or products of
-matrices over pixels whose order differs.
+A scene is a function of its seed and number, the same on every machine: NumPy's integers, elementwise arithmetic, sums
+along an axis one after the other, and square roots, which round alike everywhere; no text, no libraries of graphics,
+and no sums or products of matrices over pixels whose order differs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from . import materials, shapes, textures
-from .surfaces import Surface
 
 SPECK = 12
 """Visible pixels that a thing needs for a mask, at least."""
@@ -60,9 +58,7 @@ class Scene:
     out."""
 
 
-def render(
-    seed: int, number: int, size: tuple[int, int], *, view: View = "usual", surfaces: Sequence[Surface] = ()
-) -> Scene:
+def render(seed: int, number: int, size: tuple[int, int], *, view: View = "usual") -> Scene:
     """Draw a scene.
 
     Args:
@@ -72,9 +68,8 @@ def render(
       view: `close_up` has few and large things, of which models at low resolution can see shape and colour; `far` has
         more and smaller ones, and masks of smaller ones too; `outdoors` has them of all sizes, with surfaces like
         rock, leaves, fur and water, of few colours, in sun and shade.
-      surfaces: photos that things are cut out of, besides what is drawn; each scene takes some of them.
     """
-    canvas = _Canvas(np.random.Generator(np.random.PCG64([seed, number])), size, _VIEWS[view], surfaces)
+    canvas = _Canvas(np.random.Generator(np.random.PCG64([seed, number])), size, _VIEWS[view])
     canvas.draw_background()
     canvas.draw_objects()
     return Scene(canvas.develop(), canvas.masks())
@@ -83,9 +78,7 @@ def render(
 class _Canvas:
     """The picture so far, in [0, 1], and which thing each pixel belongs to."""
 
-    def __init__(
-        self, rng: np.random.Generator, size: tuple[int, int], view: _View, surfaces: Sequence[Surface]
-    ) -> None:
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int], view: _View) -> None:
         if min(size) < 32:
             raise ValueError(f"a scene has 32 pixels or more a side, got {size}")
         self.rng, self.size, self.view = rng, size, view
@@ -102,10 +95,6 @@ class _Canvas:
         self.light = shapes.direction(rng.uniform(0, 2 * math.pi))
         self.contrast = rng.uniform(0.1, 0.5)
         self.relief = rng.uniform(0, 1.2)
-        self.surfaces: Sequence[Surface] = ()
-        if surfaces:
-            few = rng.integers(len(surfaces), size=rng.integers(1, 6))
-            self.surfaces = [surfaces[i] for i in few]
 
     def draw_background(self) -> None:
         """One surface, or some one in front of the other, such as sky, hills and a meadow, with litter on them."""
@@ -285,9 +274,6 @@ class _Canvas:
             patterns, jitter = materials.SURFACES, jitter / 4
             if self.rng.random() < 0.7:
                 second = first * self.rng.uniform(0.15, 0.7)
-        surface = None
-        if self.surfaces and self.rng.random() < 0.6:
-            surface = self.surfaces[int(self.rng.integers(len(self.surfaces)))]
         return materials.Material(
             np.clip(first + jitter[0], 0, 1).astype(np.float32),
             np.clip(second + jitter[1], 0, 1).astype(np.float32),
@@ -296,7 +282,6 @@ class _Canvas:
             float(2.0 ** self.rng.uniform(2, 6.5)),
             self.rng.uniform(0, 2 * math.pi),
             float(self.rng.uniform(0.2, 1.0)) if self.rng.random() < 0.5 else 0.0,
-            surface,
         )
 
     def develop(self) -> UInt8[np.ndarray, "h w 3"]:

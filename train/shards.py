@@ -21,7 +21,6 @@ from repvit_sam_jax.checkpoint import write_atomically
 from repvit_sam_jax.masks import counts_to_coco, mask_to_counts
 
 from .scenes import Scene, View, render
-from .surfaces import read_surfaces
 
 SHARD_SIZE = 1000
 """Scenes in a tar."""
@@ -31,14 +30,7 @@ _JPEG_QUALITIES = range(50, 97)
 
 
 def write_shards(
-    folder: Path,
-    count: int,
-    *,
-    seed: int = 0,
-    size: int = 512,
-    view: View = "usual",
-    surfaces: Path | None = None,
-    workers: int = 1,
+    folder: Path, count: int, *, seed: int = 0, size: int = 512, view: View = "usual", workers: int = 1
 ) -> list[Path]:
     """Write `sa_000000.tar` and so on, each with `sa_N.jpg` and `sa_N.json` of SA-1B's fields.
 
@@ -50,7 +42,6 @@ def write_shards(
       seed: of the series.
       size: longer side in pixels; the shorter one varies.
       view: as for `scenes.render`.
-      surfaces: a folder of photos that things are cut out of.
       workers: processes that draw.
 
     Returns:
@@ -63,32 +54,25 @@ def write_shards(
         raise ValueError(f"count and workers must be at least 1 and size 64, got {count}, {workers} and {size}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
-    settings: dict[str, Any] = {"count": count, "seed": seed, "size": size, "shard_size": SHARD_SIZE}
-    if view != "usual":
-        settings["view"] = view
-    if surfaces is not None:
-        settings["surfaces"] = [surface.name for surface in read_surfaces(surfaces)]
-    _prepare(folder, settings)
+    settings = {"count": count, "seed": seed, "size": size, "shard_size": SHARD_SIZE}
+    _prepare(folder, settings | ({"view": view} if view != "usual" else {}))
     starts = range(0, count, SHARD_SIZE)
     shards = {folder / f"sa_{i:06d}.tar": range(n, min(n + SHARD_SIZE, count)) for i, n in enumerate(starts)}
     missing = {path: numbers for path, numbers in shards.items() if not path.exists()}
     done = count - sum(map(len, missing.values()))
-    draw = partial(members_of, seed, size, view=view, surfaces=surfaces)
+    draw = partial(members_of, seed, size, view=view)
     with _mapper(workers) as mapped, tqdm(total=count, initial=done, unit="scene") as progress:
         for path, numbers in missing.items():
             write_atomically(path, partial(_write_tar, mapped(draw, numbers), progress))
     return list(shards)
 
 
-def members_of(
-    seed: int, size: int, number: int, *, view: View = "usual", surfaces: Path | None = None
-) -> dict[str, bytes]:
+def members_of(seed: int, size: int, number: int, *, view: View = "usual") -> dict[str, bytes]:
     """The files of a scene, by name."""
     rng = np.random.Generator(np.random.PCG64([seed, number, size]))
     shorter = round(size * rng.choice([0.5625, 0.6667, 0.75, 1.0]))
     height, width = (shorter, size) if rng.random() < 0.7 else (size, shorter)
-    photos = read_surfaces(surfaces) if surfaces is not None else ()
-    scene = render(seed, number, (height, width), view=view, surfaces=photos)
+    scene = render(seed, number, (height, width), view=view)
     photo = io.BytesIO()
     Image.fromarray(scene.image).save(photo, "JPEG", quality=int(rng.choice(_JPEG_QUALITIES)))
     text = json.dumps(_describe(scene, number), separators=(",", ":"))

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import tyro
 from PIL import Image
-from skimage import feature, measure
+from skimage import measure
 
 from repvit_sam_jax.masks import counts_to_mask
 from train import __main__ as command
-from train import scenes, shapes, shards, surfaces
+from train import scenes, shapes, shards
 from train.data import ExampleConfig, make_example, open_source, read_annotations
-from train.surfaces import LONGEST, Surface
 
 SIZE = (96, 128)
 
@@ -48,76 +47,6 @@ def test_scene_depends_on_seed_and_number(series):
     others = [scenes.render(1, 3, SIZE), *series]
     for a, b in itertools.combinations(others, 2):
         assert (a.image != b.image).mean() > 0.5
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    """A folder with a photo of which each pixel says where it is: red from left to right, green from top to bottom."""
-    folder = tmp_path_factory.mktemp("photos")
-    y, x = np.mgrid[:1280:4, :LONGEST:4]
-    ramp = np.stack([x * 255 // LONGEST, y * 255 // 1280, np.full_like(x, 40)], -1).astype(np.uint8)
-    Image.fromarray(ramp).resize((LONGEST, 1280), Image.Resampling.NEAREST).save(folder / "ramp.png")
-    (folder / "CREDITS.md").write_text("ours")
-    return folder
-
-
-def test_surfaces_are_windows_of_photos(monkeypatch):
-    monkeypatch.setattr(surfaces, "LONGEST", 120)
-    rng = np.random.default_rng(0)
-    grey = np.broadcast_to(rng.integers(0, 160, (80, 120, 1), np.uint8), (80, 120, 3))  # dark: no window is cut off
-    surface = Surface(grey)
-    assert [size.shape[:2] for size in surface.sizes] == [(80, 120), (40, 60), (20, 30)]
-    np.testing.assert_array_equal(surface.sizes[0], grey)
-    places = set()
-    for _ in range(60):
-        window = surface.cut(rng, (8, 10)).mean(-1)
-        scores = {
-            (i, turned, mirrored): feature.match_template(size[..., 0].astype(float), found).max()
-            for i, size in enumerate(surface.sizes)
-            for turned, upright in enumerate((window, window.T))
-            for mirrored in range(4)
-            for found in [upright[:: -1 if mirrored & 1 else 1, :: -1 if mirrored & 2 else 1]]
-        }
-        best = max(scores, key=scores.__getitem__)
-        assert scores[best] > 0.999
-        places.add(best)
-    assert len(places) > 16, "of 24: three sizes, turned or not, mirrored along each axis or not"
-
-
-def test_windows_that_are_larger_than_the_photo_show_it_mirrored():
-    ramp = np.broadcast_to((np.arange(LONGEST) // 12)[None, :, None], (1280, LONGEST, 3)).astype(np.uint8)
-    large = Surface(ramp).cut(np.random.default_rng(0), (1500, 2500))
-    assert large.shape == (1500, 2500, 3)
-    assert np.abs(np.diff(large, axis=1)).max() < 0.02, "no seam"
-    assert np.abs(np.diff(large, axis=0)).max() < 0.02
-
-
-def test_large_windows_show_no_more_than_a_third_of_a_photo():
-    ramp = np.broadcast_to((np.arange(LONGEST) * 255 // LONGEST)[None, :, None], (1280, LONGEST, 3)).astype(np.uint8)
-    surface, rng = Surface(ramp), np.random.default_rng(0)
-    shares = {}
-    for side in (500, 300, 100):
-        spans = [np.ptp(surface.cut(rng, (side, side))[..., 1].mean(0)) for _ in range(60)]
-        shares[side] = np.max(spans)
-    assert all(share < 1.25 * 1.15 * 1.01 / 3 for share in shares.values()), shares
-
-
-def test_scenes_take_surfaces_from_photos(photos, tmp_path):
-    size = 128
-    drawn = shards.write_shards(tmp_path / "drawn", 2, size=size)[0].read_bytes()
-    out = tmp_path / "cut"
-    first = shards.write_shards(out, 2, size=size, surfaces=photos)[0]
-    again = shards.write_shards(tmp_path / "again", 2, size=size, surfaces=photos, workers=2)[0]
-    assert first.read_bytes() == again.read_bytes() != drawn
-    with pytest.raises(ValueError, match=r"with the settings .*ramp\.png"):
-        shards.write_shards(out, 2, size=size)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no photos"):
-        shards.write_shards(tmp_path / "new", 2, size=size, surfaces=tmp_path / "empty")
-    Image.new("RGB", (640, 480)).save(tmp_path / "empty" / "small.png")
-    with pytest.raises(ValueError, match=r"small\.png is 640 x 480 pixels"):
-        shards.write_shards(tmp_path / "new", 2, size=size, surfaces=tmp_path / "empty")
-    assert not (tmp_path / "new").exists()
 
 
 def test_close_ups_have_few_and_large_things(series):

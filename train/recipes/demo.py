@@ -63,8 +63,3 @@ demo_5 = dataclasses.replace(demo_4, name="demo_5")
 
 demo_6 = dataclasses.replace(demo_5, name="demo_6", steps=1200)
 """Run twice side by side, with two seeds; the weights of both, and those that they start from, are averaged."""
-
-demo_7 = dataclasses.replace(
-    demo_6, name="demo_7", prompting=dataclasses.replace(demo_6.prompting, box_noise=0.0), steps=1200
-)
-"""Likewise, with exact boxes, on scenes of which most have surfaces cut out of photos."""
