@@ -161,7 +161,7 @@ def test_command_prints_the_table_and_json(source, monkeypatch, capsys):
 
 
 def test_command_exits_with_1_past_tolerance(source, monkeypatch, capsys):
-    monkeypatch.setattr("convert.report.ENCODER_TOLERANCE", 1e-12)
+    monkeypatch.setattr("convert.report.ENCODER_TOLERANCE", -1.0)
     assert run_command(monkeypatch, "parity", source) == 1
     text = capsys.readouterr().out
     assert "FAIL" in text
