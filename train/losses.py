@@ -46,7 +46,7 @@ def embedding_cosine(
 def mask_bce(
     logits: Float[Array, "b p m h w"],
     targets: Bool[Array, "b p m0 h w"] | Float[Array, "b p m0 h w"],
-    weights: Bool[Array, "b p0 h w"] | Float[Array, "b p0 h w"] | None = None,
+    pixels_valid: Bool[Array, "b h w"] | None = None,
 ) -> Float[Array, "b p m"]:
     """Binary cross-entropy of each mask, averaged over pixels.
 
@@ -54,38 +54,36 @@ def mask_bce(
       logits: of the student's masks.
       targets: masks, or probabilities in [0, 1]; m0 is M, mask by mask against the teacher's as EdgeSAM distils
         (arXiv 2312.06660), or 1, all of them against the same one.
-      weights: of pixels, p0 being P or 1. The mean is over the number of those with weights above 0, so that pixels
-        beyond the photo are left out, and a weight above 1 makes a loss larger.
+      pixels_valid: from `evals.metrics.valid_positions` with the masks' side; pixels beyond the photo are left out.
 
     Raises:
       ValueError: the shapes do not fit each other.
     """
     logits, targets = _mask_floats(logits, targets)
     losses = jax.nn.softplus(logits) - logits * targets
-    if weights is None:
+    if pixels_valid is None:
         return losses.mean((-2, -1))
-    weights = weights[:, :, None]
-    counted = weights > 0
-    return jnp.where(counted, weights * losses, 0).sum((-2, -1)) / jnp.maximum(counted.sum((-2, -1)), 1)
+    inside = pixels_valid[:, None, None]
+    return jnp.where(inside, losses, 0).sum((-2, -1)) / jnp.maximum(inside.sum((-2, -1)), 1)
 
 
 def mask_dice(
     logits: Float[Array, "b p m h w"],
     targets: Bool[Array, "b p m0 h w"] | Float[Array, "b p m0 h w"],
-    weights: Bool[Array, "b p0 h w"] | Float[Array, "b p0 h w"] | None = None,
+    pixels_valid: Bool[Array, "b h w"] | None = None,
 ) -> Float[Array, "b p m"]:
     """Dice loss of each mask; arguments as in `mask_bce`.
 
     1 - (2 |X Y| + 1) / (|X| + |Y| + 1) with probabilities X and targets Y (arXiv 1606.04797; the smoothing by 1 is
-    that of DETR, Mask2Former and EdgeSAM), in sums over pixels by their weights.
+    that of DETR, Mask2Former and EdgeSAM).
     """
     logits, targets = _mask_floats(logits, targets)
     probabilities = jax.nn.sigmoid(logits)
-    both, either = probabilities * targets, probabilities + targets
-    if weights is not None:
-        weights = weights[:, :, None]
-        both, either = (jnp.where(weights > 0, weights * x, 0) for x in (both, either))
-    return 1 - (2 * both.sum((-2, -1)) + 1) / (either.sum((-2, -1)) + 1)
+    if pixels_valid is not None:
+        inside = pixels_valid[:, None, None]
+        probabilities, targets = jnp.where(inside, probabilities, 0), jnp.where(inside, targets, 0)
+    both = (probabilities * targets).sum((-2, -1))
+    return 1 - (2 * both + 1) / (probabilities.sum((-2, -1)) + targets.sum((-2, -1)) + 1)
 
 
 def weighted_mean(values: Float[Array, "*shape"], weights: Array | None) -> Float[Array, ""]:

@@ -106,25 +106,6 @@ def add_point(
     )
 
 
-def outside_boxes(prompts: Prompts, side: int) -> Bool[Array, "b k h w"]:
-    """Pixels of low-resolution masks that no part of their prompt's box covers; none where there is no box.
-
-    A box ends at the last pixel of its mask, whose coordinate is where that pixel begins.
-
-    Args:
-      prompts: of `first_round`, whose boxes are two points; points after those change nothing.
-      side: of the masks, in pixels.
-    """
-    (left, top), (right, bottom) = (jnp.moveaxis(jnp.asarray(prompts.point_coords)[..., i, :], -1, 0) for i in (0, 1))
-    starts = _STRIDE * jnp.arange(side)
-    across, down = (
-        (starts + _STRIDE <= low[..., None]) | (starts > high[..., None])
-        for low, high in ((left, right), (top, bottom))
-    )
-    is_box = jnp.asarray(prompts.point_labels)[..., 0] == TOP_LEFT
-    return is_box[..., None, None] & (down[..., :, None] | across[..., None, :])
-
-
 def _draw_pixel(
     key: PRNGKeyArray, masks: Bool[Array, "*batch h w"]
 ) -> tuple[tuple[Int[Array, "*batch"], Int[Array, "*batch"]], Bool[Array, "*batch"]]:

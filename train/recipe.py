@@ -50,9 +50,6 @@ class Losses:
     bce: float = 0.0
     """Of the masks of the prompts; likewise the next one."""
     dice: float = 0.0
-    outside: float = 1.0
-    """What a pixel outside of a prompt's box counts in these two, for masks that reach out of their boxes less; one
-    that lies in the box, or whose prompt has none, counts 1. Where boxes have noise, parts of the mask lie outside."""
     iou: float = 0.0
     """Squared error of the predicted IoUs, against those of the masks with their targets."""
 
@@ -166,7 +163,7 @@ class Recipe:
             ("optimizer.final_learning_rate", optimizer.final_learning_rate),
             ("optimizer.weight_decay", optimizer.weight_decay),
             ("optimizer.clip_norm", math.inf if optimizer.clip_norm is None else optimizer.clip_norm),
-            *((f"losses.{loss}", getattr(losses, loss)) for loss in ("mse", "cosine", "bce", "dice", "outside", "iou")),
+            *((f"losses.{loss}", getattr(losses, loss)) for loss in ("mse", "cosine", "bce", "dice", "iou")),
             ("prompting.box_noise", self.prompting.box_noise),
         ):
             if not value >= 0:

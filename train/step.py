@@ -21,7 +21,7 @@ from repvit_sam_jax.prompt_encoder import TOP_LEFT
 
 from . import losses
 from .optim import make_optimizer, make_schedule
-from .prompts import add_point, first_round, outside_boxes
+from .prompts import add_point, first_round
 from .recipe import Recipe
 from .state import TrainState, join
 
@@ -157,9 +157,6 @@ def _prompted(
             box_probability=recipe.prompting.box_probability,
             box_noise=recipe.prompting.box_noise,
         )
-        pixels = inside[:, None]
-        if recipe.losses.outside != 1:
-            pixels = pixels * jnp.where(outside_boxes(prompts, side), recipe.losses.outside, 1.0)
     rounds: list[Metrics] = []
     for i in range(recipe.prompting.rounds):
         with jax.named_scope("decoder"):
@@ -173,8 +170,8 @@ def _prompted(
         ambiguous = _is_ambiguous(prompts)
         masks = (logits > config.mask_threshold) & inside[:, None, None]
         with jax.named_scope("losses"):
-            bce = losses.mask_bce(logits, targets, pixels)
-            dice = losses.mask_dice(logits, targets, pixels)
+            bce = losses.mask_bce(logits, targets, inside)
+            dice = losses.mask_dice(logits, targets, inside)
             cost = None if teacher is not None else recipe.losses.bce * bce + recipe.losses.dice * dice
             valid, count = batch["valid"][..., None], logits.shape[2]
             weights = dict.fromkeys(("bce", "dice"), valid * _mask_weights(ambiguous, count, cost))

@@ -29,11 +29,11 @@ def masks(rng):
 
 
 def bce(logits, targets, weights, pixels=None):
-    return mean(losses.mask_bce(logits, targets, None if pixels is None else pixels[:, None]), weights)
+    return mean(losses.mask_bce(logits, targets, pixels), weights)
 
 
 def dice(logits, targets, weights, pixels=None):
-    return mean(losses.mask_dice(logits, targets, None if pixels is None else pixels[:, None]), weights)
+    return mean(losses.mask_dice(logits, targets, pixels), weights)
 
 
 def mean(values, weights):
@@ -114,19 +114,6 @@ def test_bce_of_probabilities_equals_optax(masks, rng):
     targets = rng.random(logits.shape).astype(np.float32)
     expected = optax.sigmoid_binary_cross_entropy(logits, targets).mean((2, 3, 4))[WEIGHTS].mean()
     np.testing.assert_allclose(bce(logits, targets, WEIGHTS), expected, rtol=1e-6)
-
-
-def test_weights_of_pixels(masks, rng):
-    """A pixel of weight 3 adds as much to a sum as three pixels do; but cross-entropy is by the number of pixels."""
-    logits, targets, pixels = masks
-    times = rng.integers(1, 4, (B, P, H, W))
-    bces, dices = (loss(logits, targets, times * pixels[:, None]) for loss in (losses.mask_bce, losses.mask_dice))
-    for b, p, m in np.ndindex(B, P, M):
-        count = (times[b, p] * pixels[b]).ravel()
-        x, y = (np.repeat(z[b, p, m].ravel(), count)[None, None, None, None] for z in (logits, targets))
-        np.testing.assert_allclose(dices[b, p, m], losses.mask_dice(x, y)[0, 0, 0], rtol=1e-5)
-        expected = losses.mask_bce(x, y)[0, 0, 0] * count.sum() / pixels[b].sum()
-        np.testing.assert_allclose(bces[b, p, m], expected, rtol=1e-5)
 
 
 def test_gradients_equal_finite_differences(embeddings, masks):

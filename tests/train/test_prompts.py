@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from repvit_sam_jax import Prompts
-from train.prompts import BOX_NOISE_LIMIT, add_point, draw_point, first_round, outside_boxes
+from train.prompts import BOX_NOISE_LIMIT, add_point, draw_point, first_round
 
 draw = jax.jit(draw_point)
 KEY = jax.random.key(0)
@@ -66,25 +66,6 @@ def test_every_pixel_can_be_drawn_and_no_other():
     np.testing.assert_array_equal(xy[-1], [0, 0])
     full = np.ones((2000, 2, 2), bool)
     assert len(np.unique(draw(KEY, full)[0], axis=0)) == 4
-
-
-def test_what_boxes_leave_outside(rng):
-    """Beside a loop over pixels; a box ends where the mask's last pixel begins, and leaves nothing of it outside."""
-    batch = make_batch(rng)
-    batch["boxes"][0] = 8, 4, 11, 23.5  # pixels 2 by column, 1 to 5 by row
-    prompts = first_round(KEY, batch)
-    boxes = np.asarray(prompts.point_valid).all(-1)
-    assert not boxes[batch["valid"]].all()
-    found = np.asarray(outside_boxes(prompts, 32))
-    assert not found[~boxes].any()
-    for at in map(tuple, np.argwhere(boxes)):
-        left, top, right, bottom = batch["boxes"][at]
-        for row, column in np.ndindex(32, 32):
-            covered = 4 * row + 4 > top and 4 * row <= bottom and 4 * column + 4 > left and 4 * column <= right
-            assert found[at][row, column] == (not covered)
-    assert np.argwhere(~found[0, np.argmax(boxes[0])]).tolist() == [[row, 2] for row in range(1, 6)]
-    more = add_point(KEY, prompts, batch["masks"], ~batch["masks"])
-    np.testing.assert_array_equal(outside_boxes(more, 32), found)
 
 
 def test_keys_matter_and_jit_does_not(rng):

@@ -64,7 +64,6 @@ def test_settings():
         ("optimizer.learning_rate=-1", "optimizer.learning_rate must not be negative, got -1"),
         ("optimizer.learning_rate=nan", "optimizer.learning_rate must not be negative, got nan"),
         ("losses.bce=-5", "losses.bce must not be negative, got -5"),
-        ("losses.outside=-1", "losses.outside must not be negative, got -1"),
         ("optimizer.clip_norm=-1", "optimizer.clip_norm must not be negative, got -1"),
         ("prompting.box_noise=-1", "prompting.box_noise must not be negative, got -1"),
         ("optimizer.ema_decay=1", "optimizer.ema_decay must be from 0 to below 1, got 1"),

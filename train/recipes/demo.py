@@ -63,13 +63,3 @@ demo_5 = dataclasses.replace(demo_4, name="demo_5")
 
 demo_6 = dataclasses.replace(demo_5, name="demo_6", steps=1200)
 """Run twice side by side, with two seeds; the weights of both, and those that they start from, are averaged."""
-
-demo_7 = dataclasses.replace(
-    demo_6,
-    name="demo_7",
-    steps=1050,
-    optimizer=dataclasses.replace(demo_6.optimizer, learning_rate=3e-4, ema_decay=0.995),
-    losses=dataclasses.replace(demo_6.losses, outside=5.0),
-    prompting=dataclasses.replace(demo_6.prompting, box_noise=0.0),
-)
-"""Begins gently, with exact boxes, whose outside costs more; again two runs, one with an `outside` of 2.5."""
