@@ -40,6 +40,38 @@ def scenes(
     print(f"{out}: {count} scenes in {len(shards)} shards")
 
 
+@app.command(name="pseudo-label")
+def pseudo_label(
+    out: Folder,
+    *,
+    data: tuple[str, ...],
+    teacher: str = "demo",
+    count: int = 1000,
+    seed: int = 0,
+    image_size: int = 512,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Write windows of photos, with the masks that a segmenter finds there, as tar shards in SA-1B's layout.
+
+    They are for self-training: a mask is the mean answer to several views of a window. An interrupted run goes on.
+
+    Args:
+      out: A new folder, or that of an earlier run with the same settings.
+      data: Photos, as for `distill`; their masks are not read.
+      teacher: A .safetensors file, or `demo`.
+      count: Windows, 1000 a shard.
+      seed: Of the series.
+      image_size: The teacher's side S, and the longer side of a window, in pixels.
+      dtype: Of the teacher's arithmetic.
+    """
+    from .data import open_source
+    from .pseudo_labels import write_pseudo_labels
+    from .teacher import load_teacher
+
+    shards = write_pseudo_labels(out, open_source(data), load_teacher(teacher, image_size, dtype), count, seed=seed)
+    print(f"{out}: {count} windows in {len(shards)} shards")
+
+
 @app.command(name="index")
 def index(data: Annotated[tuple[str, ...], tyro.conf.Positional]) -> None:
     """Index tar shards, which training would do at its start, and say what a source holds.

@@ -1,4 +1,4 @@
-"""Synthetic scenes as tar shards in SA-1B's layout."""
+"""Photos with masks as tar shards in SA-1B's layout; synthetic scenes in them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ import io
 import json
 import multiprocessing
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from tqdm import tqdm
 
 from repvit_sam_jax.checkpoint import write_atomically
 from repvit_sam_jax.masks import counts_to_coco, mask_to_counts
 
-from .scenes import Scene, View, render
+from .scenes import View, render
 
 SHARD_SIZE = 1000
-"""Scenes in a tar."""
+"""Photos in a tar."""
 
-_SETTINGS = "scenes.json"
 _JPEG_QUALITIES = range(50, 97)
+
+Members = dict[str, bytes]
+"""Files of a photo, by name."""
 
 
 def write_shards(
@@ -54,35 +57,78 @@ def write_shards(
         raise ValueError(f"count and workers must be at least 1 and size 64, got {count}, {workers} and {size}")
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
-    settings = {"count": count, "seed": seed, "size": size, "shard_size": SHARD_SIZE}
-    _prepare(folder, settings | ({"view": view} if view != "usual" else {}))
+    settings: dict[str, int | str] = {"count": count, "seed": seed, "size": size, "shard_size": SHARD_SIZE}
+    if view != "usual":
+        settings["view"] = view
+    draw = partial(members_of, seed, size, view=view)
+    return write_series(folder, count, draw, "scene", settings, workers=workers)
+
+
+def write_series(
+    folder: Path,
+    count: int,
+    members_of: Callable[[int], Members],
+    unit: str,
+    settings: dict[str, Any],
+    workers: int = 1,
+) -> list[Path]:
+    """Write the photos number 0 to count - 1 as shards; those that are there already are kept.
+
+    Args:
+      folder: new, empty, or of an earlier run with the same settings.
+      count: photos.
+      members_of: the files of a photo by its number; pickled if there are several workers.
+      unit: what the photos are called; the settings are kept in `UNITs.json`.
+      settings: all that the photos depend on, as JSON.
+      workers: processes.
+
+    Returns:
+      the shards.
+
+    Raises:
+      ValueError: the folder holds something else, or photos with other settings.
+    """
+    _prepare(folder, f"{unit}s", settings)
     starts = range(0, count, SHARD_SIZE)
     shards = {folder / f"sa_{i:06d}.tar": range(n, min(n + SHARD_SIZE, count)) for i, n in enumerate(starts)}
     missing = {path: numbers for path, numbers in shards.items() if not path.exists()}
     done = count - sum(map(len, missing.values()))
-    draw = partial(members_of, seed, size, view=view)
-    with _mapper(workers) as mapped, tqdm(total=count, initial=done, unit="scene") as progress:
+    with _mapper(workers) as mapped, tqdm(total=count, initial=done, unit=unit) as progress:
         for path, numbers in missing.items():
-            write_atomically(path, partial(_write_tar, mapped(draw, numbers), progress))
+            write_atomically(path, partial(_write_tar, mapped(members_of, numbers), progress))
     return list(shards)
 
 
-def members_of(seed: int, size: int, number: int, *, view: View = "usual") -> dict[str, bytes]:
-    """The files of a scene, by name."""
+def members_of(seed: int, size: int, number: int, *, view: View = "usual") -> Members:
+    """The files of a scene."""
     rng = np.random.Generator(np.random.PCG64([seed, number, size]))
     shorter = round(size * rng.choice([0.5625, 0.6667, 0.75, 1.0]))
     height, width = (shorter, size) if rng.random() < 0.7 else (size, shorter)
     scene = render(seed, number, (height, width), view=view)
+    return pack(scene.image, scene.masks, number, rng)
+
+
+def pack(
+    image: UInt8[np.ndarray, "h w 3"],
+    masks: Sequence[Bool[np.ndarray, "h w"]],
+    number: int,
+    rng: np.random.Generator,
+    scores: Sequence[float] | None = None,
+) -> Members:
+    """A photo as JPEG, of a quality that `rng` draws, and its masks as JSON.
+
+    Args:
+      image: the photo.
+      masks: none of them empty.
+      number: of the photo.
+      rng: draws one number.
+      scores: how good the masks are, in [0, 1]; they are exact if there are none.
+    """
     photo = io.BytesIO()
-    Image.fromarray(scene.image).save(photo, "JPEG", quality=int(rng.choice(_JPEG_QUALITIES)))
-    text = json.dumps(_describe(scene, number), separators=(",", ":"))
-    return {f"sa_{number}.jpg": photo.getvalue(), f"sa_{number}.json": text.encode()}
-
-
-def _describe(scene: Scene, number: int) -> dict[str, Any]:
-    height, width = scene.image.shape[:2]
+    Image.fromarray(image).save(photo, "JPEG", quality=int(rng.choice(_JPEG_QUALITIES)))
+    height, width = image.shape[:2]
     annotations = []
-    for i, mask in enumerate(scene.masks):
+    for i, (mask, score) in enumerate(zip(masks, scores or [1.0] * len(masks), strict=True)):
         counts, (x1, y1, x2, y2) = mask_to_counts(mask)
         y, x = np.nonzero(mask)
         annotations.append(
@@ -91,25 +137,26 @@ def _describe(scene: Scene, number: int) -> dict[str, Any]:
                 "segmentation": counts_to_coco(counts, (height, width)),
                 "area": len(x),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],  # as SAM's generator has it, without the last pixels
-                "predicted_iou": 1.0,
-                "stability_score": 1.0,
+                "predicted_iou": score,
+                "stability_score": score,
                 "point_coords": [[float(x[len(x) // 2]), float(y[len(x) // 2])]],
                 "crop_box": [0, 0, width, height],
             }
         )
-    image = {"image_id": number, "width": width, "height": height, "file_name": f"sa_{number}.jpg"}
-    return {"image": image, "annotations": annotations}
+    about = {"image_id": number, "width": width, "height": height, "file_name": f"sa_{number}.jpg"}
+    text = json.dumps({"image": about, "annotations": annotations}, separators=(",", ":"))
+    return {f"sa_{number}.jpg": photo.getvalue(), f"sa_{number}.json": text.encode()}
 
 
-def _prepare(folder: Path, settings: dict[str, Any]) -> None:
-    file = folder / _SETTINGS
+def _prepare(folder: Path, what: str, settings: dict[str, Any]) -> None:
+    file = folder / f"{what}.json"
     if file.is_file():
         if (found := json.loads(file.read_bytes())) != settings:
-            raise ValueError(f"{folder} holds scenes with the settings {found}, not {settings}; give a new folder")
+            raise ValueError(f"{folder} holds {what} with the settings {found}, not {settings}; give a new folder")
         for rest in folder.glob(".sa_*.tar.*"):
             rest.unlink()  # of a run that was killed
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is no empty folder, nor one of scenes; give a new one")
+        raise ValueError(f"{folder} exists and is no empty folder, nor one of {what}; give a new one")
     else:
         write_atomically(file, lambda at: at.write_text(json.dumps(settings)))
 
@@ -123,9 +170,9 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable]]:
         yield partial(pool.map, chunksize=8)
 
 
-def _write_tar(scenes: Iterable[dict[str, bytes]], progress: tqdm, path: Path) -> None:
+def _write_tar(photos: Iterable[Members], progress: tqdm, path: Path) -> None:
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for members in scenes:
+        for members in photos:
             for name, content in members.items():
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
