@@ -25,7 +25,7 @@ from repvit_sam_jax.model import Params
 from repvit_sam_jax.prompt_encoder import BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
 
 from . import shards
-from .data.sources import Source
+from .data.sources import Record, Source
 from .teacher import Teacher
 
 CELL = 4
@@ -113,14 +113,13 @@ def write_pseudo_labels(folder: Path, source: Source, teacher: Teacher, count: i
     settings = {"count": count, "seed": seed, "shard_size": shards.SHARD_SIZE, "teacher": teacher.identity}
     settings |= {"size": teacher.model.config.image_size, "photos": source.fingerprint}
     photo = functools.lru_cache(maxsize=32)(partial(_read, source))
-    sides = np.array([min(photo(i).size) for i in range(len(source))])
-    weights = np.clip(sides / 600, 1, 4)
+    weights = np.clip([_shorter_side(source[i]) / 600 for i in range(len(source))], 1, 4)
     label = Labeller(teacher.model, teacher.params)
 
     def members_of(number: int) -> shards.Members:
         rng = np.random.Generator(np.random.PCG64([seed, number]))
         for _ in range(_ATTEMPTS):
-            window = Window.of(photo(int(rng.choice(len(sides), p=weights / weights.sum()))), label.image_size, rng)
+            window = Window.of(photo(int(rng.choice(len(source), p=weights / weights.sum()))), label.image_size, rng)
             masks, scores = label(window, rng)
             if len(masks) >= FEWEST:
                 return shards.pack(window.image, masks, number, rng, scores)
@@ -129,12 +128,21 @@ def write_pseudo_labels(folder: Path, source: Source, teacher: Teacher, count: i
     return shards.write_series(folder, count, members_of, "window", settings)
 
 
+def _shorter_side(record: Record) -> int:
+    """In pixels; only the file's header is read."""
+    try:
+        with Image.open(io.BytesIO(record.photo)) as opened:
+            side = min(opened.size)
+    except OSError as error:
+        raise ValueError(f"{record.name} is not an image that Pillow can read") from error
+    if side < 64:
+        raise ValueError(f"{record.name} is too small for windows: its shorter side has {side} pixels, of 64 or more")
+    return side
+
+
 def _read(source: Source, i: int) -> Image.Image:
     record = source[i]
-    photo = Image.fromarray(transforms.decode_image(io.BytesIO(record.photo), record.name))
-    if min(photo.size) < 64:
-        raise ValueError(f"{record.name} is too small for windows: {photo.width} x {photo.height} pixels")
-    return photo
+    return Image.fromarray(transforms.decode_image(io.BytesIO(record.photo), record.name))
 
 
 @dataclasses.dataclass(frozen=True)

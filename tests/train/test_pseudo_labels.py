@@ -90,7 +90,7 @@ def test_windows_lie_in_the_photo_and_show_it():
     assert len(shapes) == len(labels.ASPECTS)
 
 
-def test_finds_things_of_all_sizes(labeller, whole):
+def test_finds_things_of_all_sizes(labeller, whole, monkeypatch):
     masks, scores = labeller(whole, np.random.default_rng(1))
     found = np.array(masks)
     assert iou(found, shown(LARGE)).max() > 0.9
@@ -102,6 +102,10 @@ def test_finds_things_of_all_sizes(labeller, whole):
     assert shares.max() <= 0.8
     for i, mask in enumerate(masks):
         assert (iou(found[:i], mask) <= labels.OVERLAP).all()
+    monkeypatch.setattr(labels, "AGREEMENT", float(np.median(scores)))
+    _, better = labeller(whole, np.random.default_rng(1))
+    assert len(better) < len(scores)
+    assert min(better) >= labels.AGREEMENT
 
 
 def test_small_things_need_a_close_look(labeller, whole, monkeypatch):
@@ -205,11 +209,19 @@ def test_bad_input(photo, teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(labels, "_ATTEMPTS", 2)
     cases = {
         "grey": (Image.new("RGB", (300, 200), (90, 90, 90)), "none of 2 windows"),
-        "tiny": (Image.new("RGB", (60, 90)), "too small"),
+        "tiny": (Image.new("RGB", (60, 90)), "photo.png is too small"),
+        "text": (None, "photo.png is not an image"),
+        "cut": (photo, "photo.png is truncated"),
     }
     for name, (image, message) in cases.items():
         (tmp_path / name).mkdir()
-        image.save(tmp_path / name / "photo.png")
+        file = tmp_path / name / "photo.png"
+        if image is None:
+            file.write_text("a text")
+        else:
+            image.save(file)
+        if name == "cut":
+            file.write_bytes(file.read_bytes()[:20000])
         with pytest.raises(ValueError, match=message):
             labels.write_pseudo_labels(tmp_path / "out" / name, open_source(tmp_path / name), teacher, 1)
         assert not list((tmp_path / "out").rglob("*.tar"))
