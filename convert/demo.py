@@ -26,7 +26,7 @@ from .from_torch import from_torch
 from .parity import parity
 from .to_torch import to_torch
 
-NOTE = "the demonstration model, which has seen synthetic scenes alone; the published one is far better"
+NOTE = "the demonstration model, which learnt from synthetic scenes and from itself; the published one is far better"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ def load(
 
     Args:
       path: a `.safetensors` file, or `demo` for the demonstration model in the package, which was trained on synthetic
-        scenes; a file of that name goes before it.
+        scenes and self-trained on photos; a file of that name goes before it.
       form: `deploy` for inference; a training-form file is fused on the way. `train` for training and for BatchNorm.
       dtype: of the arithmetic. The params are float32 in either case.
       image_size: another side of the input square in pixels, a multiple of 16; the checkpoint's own if None.

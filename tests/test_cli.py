@@ -69,7 +69,7 @@ def test_points_and_box_give_one_mask_and_json(weights, photo, tmp_path, monkeyp
     assert result["overlay"] is None
 
 
-NOTICE = "no --weights: using the embedded demonstration model, trained on synthetic scenes\n"
+NOTICE = "no --weights: using the embedded demonstration model, trained on synthetic scenes and by itself\n"
 
 
 @pytest.mark.parametrize(

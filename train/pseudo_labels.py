@@ -222,7 +222,8 @@ class Labeller:
                 whole = np.zeros(window.size, bool)
                 coverage = _resized(mask, (sides[0], sides[1]), Image.Resampling.BOX)
                 whole[place[0] : place[2], place[1] : place[3]] = coverage >= 0.5
-                found.append((whole, score))
+                if whole.any():
+                    found.append((whole, score))
         kept = _distinct(np.array([mask for mask, _ in found]).reshape(len(found), *window.size))
         return [found[i][0] for i in kept], [found[i][1] for i in kept]
 

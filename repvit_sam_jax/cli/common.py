@@ -76,7 +76,8 @@ def load_segmenter(weights: Path | None, dtype: Literal["float32", "bfloat16"]) 
 
     path = find_weights(weights)
     if weights is None:
-        print("no --weights: using the embedded demonstration model, trained on synthetic scenes", file=sys.stderr)
+        notice = "no --weights: using the embedded demonstration model, trained on synthetic scenes and by itself"
+        print(notice, file=sys.stderr)
     return load(path, dtype=dtype)
 
 

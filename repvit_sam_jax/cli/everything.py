@@ -44,7 +44,7 @@ def everything(
     Args:
       photo: The image file.
       weights: A .safetensors file from the converter's `from-torch`; if not given, the embedded demonstration model,
-        trained on synthetic scenes.
+        trained on synthetic scenes and by itself.
       out: A folder that is new or empty.
       points_per_side: Points along a side of the photo.
       pred_iou_thresh: Masks must have a higher predicted IoU.

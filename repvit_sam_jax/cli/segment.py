@@ -52,7 +52,7 @@ def segment(
     Args:
       photo: The image file, or a folder of them.
       weights: A .safetensors file from the converter's `from-torch`; if not given, the embedded demonstration model,
-        trained on synthetic scenes. For the runtime onnx, a folder from the converter's `onnx`.
+        trained on synthetic scenes and by itself. For the runtime onnx, a folder from the converter's `onnx`.
       point: X,Y or X,Y,LABEL in pixels; label 1 (the default) is foreground, 0 background. May be repeated.
       box: X1,Y1,X2,Y2 in pixels.
       prompts: For a folder, a JSON file with prompts of the photos to segment: {"photo.jpg": {"points": [[X, Y], [X, Y,

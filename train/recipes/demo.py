@@ -1,4 +1,5 @@
-"""The embedded demonstration model (docs/embedded-weights.md): from random weights, on synthetic scenes alone.
+"""The embedded demonstration model (docs/embedded-weights.md): from random weights, on synthetic scenes, and in
+the end on what it makes of photos itself.
 
 Each stage starts from the weights of the one before, which the package contained when it was run.
 """
@@ -63,3 +64,12 @@ demo_5 = dataclasses.replace(demo_4, name="demo_5")
 
 demo_6 = dataclasses.replace(demo_5, name="demo_6", steps=1200)
 """Run twice side by side, with two seeds; the weights of both, and those that they start from, are averaged."""
+
+demo_7 = dataclasses.replace(
+    demo_6,
+    name="demo_7",
+    steps=600,
+    optimizer=dataclasses.replace(demo_6.optimizer, learning_rate=4e-4, ema_decay=0.995),
+    prompting=dataclasses.replace(demo_6.prompting, box_noise=0.0, box_probability=0.7),
+)
+"""Self-training: two fifths are windows of photos with pseudo-labels. Gentle, twice, and averaged likewise."""
