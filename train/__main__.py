@@ -49,11 +49,10 @@ def pseudo_label(
     count: int = 1000,
     seed: int = 0,
     image_size: int = 512,
-    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
     """Write windows of photos, with the masks that a segmenter finds there, as tar shards in SA-1B's layout.
 
-    They are for self-training: a mask is the mean answer to several views of a window. An interrupted run goes on.
+    They are for self-training: a mask is the mean of two answers, to a part of a window and to its mirror image. An interrupted run goes on.
 
     Args:
       out: A new folder, or that of an earlier run with the same settings.
@@ -62,13 +61,13 @@ def pseudo_label(
       count: Windows, 1000 a shard.
       seed: Of the series.
       image_size: The teacher's side S, and the longer side of a window, in pixels.
-      dtype: Of the teacher's arithmetic.
     """
     from .data import open_source
     from .pseudo_labels import write_pseudo_labels
     from .teacher import load_teacher
 
-    shards = write_pseudo_labels(out, open_source(data), load_teacher(teacher, image_size, dtype), count, seed=seed)
+    chosen = load_teacher(teacher, image_size, "float32")
+    shards = write_pseudo_labels(out, open_source(data), chosen, count, seed=seed)
     print(f"{out}: {count} windows in {len(shards)} shards")
 
 

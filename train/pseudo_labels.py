@@ -111,7 +111,8 @@ def write_pseudo_labels(folder: Path, source: Source, teacher: Teacher, count: i
     if count < 1 or seed < 0:
         raise ValueError(f"count must be at least 1 and seed not negative, got {count} and {seed}")
     settings = {"count": count, "seed": seed, "shard_size": shards.SHARD_SIZE, "teacher": teacher.identity}
-    settings |= {"size": teacher.model.config.image_size, "photos": source.fingerprint}
+    settings |= {"dtype": teacher.model.dtype, "size": teacher.model.config.image_size}
+    settings |= {"photos": source.fingerprint}
     photo = functools.lru_cache(maxsize=32)(partial(_read, source))
     weights = np.clip([_shorter_side(source[i]) / 600 for i in range(len(source))], 1, 4)
     label = Labeller(teacher.model, teacher.params)

@@ -201,8 +201,9 @@ def test_shards(folder, teacher, tmp_path):
             assert labels.AGREEMENT <= about["predicted_iou"] == about["stability_score"] < 1
         assert make_example(record, ExampleConfig(SIZE, num_masks=4))["valid"].any()
     assert written[0].photo != written[1].photo
-    with pytest.raises(ValueError, match="holds windows with the settings"):
-        labels.write_pseudo_labels(tmp_path / "out", source, dataclasses.replace(teacher, identity="other"), 2, seed=5)
+    for other in dataclasses.replace(teacher, identity="other"), load_teacher("demo", SIZE, "bfloat16"):
+        with pytest.raises(ValueError, match="holds windows with the settings"):
+            labels.write_pseudo_labels(tmp_path / "out", source, other, 2, seed=5)
 
 
 def test_bad_input(photo, teacher, tmp_path, monkeypatch):
