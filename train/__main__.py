@@ -52,7 +52,8 @@ def pseudo_label(
 ) -> None:
     """Write windows of photos, with the masks that a segmenter finds there, as tar shards in SA-1B's layout.
 
-    They are for self-training: a mask is the mean of two answers, to a part of a window and to its mirror image. An interrupted run goes on.
+    They are for self-training: a mask is the mean of two answers, to a part of a window and to its mirror image. An
+    interrupted run goes on.
 
     Args:
       out: A new folder, or that of an earlier run with the same settings.
