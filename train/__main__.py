@@ -49,6 +49,7 @@ def pseudo_label(
     count: int = 1000,
     seed: int = 0,
     image_size: int = 512,
+    whole: bool = False,
 ) -> None:
     """Write windows of photos, with the masks that a segmenter finds there, as tar shards in SA-1B's layout.
 
@@ -62,13 +63,14 @@ def pseudo_label(
       count: Windows, 1000 a shard.
       seed: Of the series.
       image_size: The teacher's side S, and the longer side of a window, in pixels.
+      whole: Look at windows as a whole, for masks of all sizes, and not at magnified parts of them.
     """
     from .data import open_source
     from .pseudo_labels import write_pseudo_labels
     from .teacher import load_teacher
 
     chosen = load_teacher(teacher, image_size, "float32")
-    shards = write_pseudo_labels(out, open_source(data), chosen, count, seed=seed)
+    shards = write_pseudo_labels(out, open_source(data), chosen, count, seed=seed, whole=whole)
     print(f"{out}: {count} windows in {len(shards)} shards")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -47,13 +48,15 @@ class Look:
     smallest: float
     """Area of a mask, as a share of the window's."""
     largest: float
+    points: int = 7
+    """A side, that are asked about in it."""
 
 
 LOOKS = (Look(1, 0.05, 0.8), Look(2 / 3, 0.015, 0.05), Look(0.4, 0.0004, 0.015), Look(0.4, 0.0004, 0.015))
 """The parts that are looked at in each window; where those lie that are smaller than it is random."""
 
-POINTS = 7
-"""Points a side that are asked about in a look."""
+WHOLE = (Look(1, 0.0004, 0.8, points=10),)
+"""In place of them, one look at the whole window for masks of all sizes."""
 
 MOST = 24
 """Masks of a look, at most."""
@@ -87,7 +90,9 @@ _ATTEMPTS = 100
 """Windows to look at for one that has masks."""
 
 
-def write_pseudo_labels(folder: Path, source: Source, teacher: Teacher, count: int, *, seed: int = 0) -> list[Path]:
+def write_pseudo_labels(
+    folder: Path, source: Source, teacher: Teacher, count: int, *, seed: int = 0, whole: bool = False
+) -> list[Path]:
     """Write windows of photos, with the masks that a teacher finds there, as shards in SA-1B's layout.
 
     Shards that are there already are kept, so an interrupted run goes on where it stopped. Large photos are taken more
@@ -100,6 +105,8 @@ def write_pseudo_labels(folder: Path, source: Source, teacher: Teacher, count: i
       teacher: a segmenter.
       count: windows.
       seed: of the series.
+      whole: look at windows as a whole, and not at magnified parts of them. Then masks are rougher, and those of all
+        sizes come from one look, as a model's answers to a user do.
 
     Returns:
       the shards.
@@ -110,12 +117,13 @@ def write_pseudo_labels(folder: Path, source: Source, teacher: Teacher, count: i
     """
     if count < 1 or seed < 0:
         raise ValueError(f"count must be at least 1 and seed not negative, got {count} and {seed}")
+    looks = WHOLE if whole else LOOKS
     settings = {"count": count, "seed": seed, "shard_size": shards.SHARD_SIZE, "teacher": teacher.identity}
     settings |= {"dtype": teacher.model.dtype, "size": teacher.model.config.image_size}
-    settings |= {"photos": source.fingerprint}
+    settings |= {"photos": source.fingerprint, "looks": [dataclasses.astuple(look) for look in looks]}
     photo = functools.lru_cache(maxsize=32)(partial(_read, source))
     weights = np.clip([_shorter_side(source[i]) / 600 for i in range(len(source))], 1, 4)
-    label = Labeller(teacher.model, teacher.params)
+    label = Labeller(teacher.model, teacher.params, looks)
 
     def members_of(number: int) -> shards.Members:
         rng = np.random.Generator(np.random.PCG64([seed, number]))
@@ -190,9 +198,9 @@ class Window:
 class Labeller:
     """Masks by a segmenter that looks at parts of a window."""
 
-    def __init__(self, model: Sam, params: Params) -> None:
-        """A segmenter of any image size."""
-        self.image_size = model.config.image_size
+    def __init__(self, model: Sam, params: Params, looks: Sequence[Look] = LOOKS) -> None:
+        """A segmenter of any image size, and how it looks at each window."""
+        self.image_size, self.looks = model.config.image_size, looks
         self._encode = jax.jit(lambda images, sizes: model.encode(params, transforms.normalize(images, sizes)))
         self._all = jax.jit(lambda embeddings, prompts: model.decode(params, embeddings, prompts, True))
         self._single = jax.jit(lambda embeddings, prompts: model.decode(params, embeddings, prompts, False)[0])
@@ -210,16 +218,15 @@ class Labeller:
           rng: places the parts, and the points in them.
         """
         found: list[tuple[Bool[np.ndarray, "h w"], float]] = []
-        for look in LOOKS:
+        for look in self.looks:
             sides = [_in_cells(side * look.side) for side in window.size]
             top, left = (int(rng.integers(whole - side + 1)) for whole, side in zip(window.size, sides, strict=True))
             place = (top, left, top + sides[0], left + sides[1])
             zoom = self.image_size / max(sides)
             image = window.part(place, (_in_cells(sides[0] * zoom), _in_cells(sides[1] * zoom)))
             scale = zoom**2 * window.size[0] * window.size[1]
-            for mask, score in self._look(
-                image, rng, (look.smallest * scale, look.largest * scale), place, window.size
-            ):
+            areas = look.smallest * scale, look.largest * scale
+            for mask, score in self._look(image, look.points, rng, areas, place, window.size):
                 whole = np.zeros(window.size, bool)
                 coverage = _resized(mask, (sides[0], sides[1]), Image.Resampling.BOX)
                 whole[place[0] : place[2], place[1] : place[3]] = coverage >= 0.5
@@ -231,6 +238,7 @@ class Labeller:
     def _look(
         self,
         image: UInt8[np.ndarray, "h w 3"],
+        points: int,
         rng: np.random.Generator,
         areas: tuple[float, float],
         place: tuple[int, int, int, int],
@@ -240,7 +248,7 @@ class Labeller:
         frames = np.zeros((2, self.image_size, self.image_size, 3), np.uint8)
         frames[0, :height, :width], frames[1, :height, :width] = image, image[:, ::-1]
         embeddings = self._encode(frames, np.full((2, 2), size, np.int32))
-        boxes = self._propose(embeddings[:1], size, areas, rng)
+        boxes = self._propose(embeddings[:1], size, points, areas, rng)
         # Where the part ends and the window goes on, things go on too.
         inner = np.array([place[1] > 0, place[0] > 0, place[3] < window_size[1], place[2] < window_size[0]])
         room = np.stack([boxes[:, 0], boxes[:, 1], width - 1 - boxes[:, 2], height - 1 - boxes[:, 3]], -1)
@@ -263,14 +271,15 @@ class Labeller:
         self,
         embedding: Float[jax.Array, "1 h w c"],
         size: tuple[int, int],
+        points: int,
         areas: tuple[float, float],
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "n 4"]:
         """Boxes XYXY around the largest pieces of masks for a grid of points, those with the best masks first."""
-        points = point_grid(POINTS) + rng.uniform(-0.3, 0.3, (POINTS**2, 2)) / POINTS
-        points = (points * (np.array(size)[::-1] - 1)).reshape(1, -1, 1, 2).astype(np.float32)
-        labels = np.full(points.shape[:3], FOREGROUND, np.int32)
-        logits, scores = self._all(embedding, Prompts(points, labels, np.ones(labels.shape, bool)))
+        grid = point_grid(points) + rng.uniform(-0.3, 0.3, (points**2, 2)) / points
+        coords = (grid * (np.array(size)[::-1] - 1)).reshape(1, -1, 1, 2).astype(np.float32)
+        labels = np.full(coords.shape[:3], FOREGROUND, np.int32)
+        logits, scores = self._all(embedding, Prompts(coords, labels, np.ones(labels.shape, bool)))
         height, width = (side // CELL for side in size)
         masks = np.asarray(logits)[0, ..., :height, :width].reshape(-1, height, width) > 0
         order = np.argsort(-np.asarray(scores).ravel(), kind="stable")

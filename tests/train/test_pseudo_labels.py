@@ -112,7 +112,7 @@ def test_small_things_need_a_close_look(labeller, whole, monkeypatch):
     far, _, close, _ = labels.LOOKS
 
     def count(look):
-        monkeypatch.setattr(labels, "LOOKS", (look,) * 4)
+        monkeypatch.setattr(labeller, "looks", (look,) * 4)
         masks, _ = labeller(whole, np.random.default_rng(1))
         found = np.array(masks).reshape(-1, 192, 256)
         return sum(iou(found, shown(thing)).max(initial=0) > 0.8 for thing in SMALL)
@@ -121,16 +121,31 @@ def test_small_things_need_a_close_look(labeller, whole, monkeypatch):
     assert count(close) >= 2
 
 
+def test_one_look_finds_small_and_large_things(teacher, photo):
+    """A window with six discs of 2% of it, from which a look for large things takes none."""
+    window = labels.Window(photo, (450, 30, 750, 255), (192, 256))
+    things = [np.asarray(Image.fromarray(thing).resize((256, 192), box=window.box)) for thing in SMALL]
+    things = [thing for thing in things if thing.mean() > 0.015]
+
+    def found(looks):
+        masks, _ = labels.Labeller(teacher.model, teacher.params, looks)(window, np.random.default_rng(1))
+        return sum(iou(np.array(masks, bool).reshape(-1, 192, 256), thing).max(initial=0) > 0.8 for thing in things)
+
+    assert len(things) == 6
+    assert found(labels.WHOLE) >= 4
+    assert found(labels.LOOKS[:1]) == 0
+
+
 def test_masks_are_the_mean_of_the_predictor_s_two_answers(teacher, labeller, whole):
     """Step by step, box by box, by the public predictor."""
     areas, place = (600.0, 40000.0), (0, 0, *whole.size)
     image = whole.image
-    found = labeller._look(image, np.random.default_rng(2), areas, place, whole.size)
+    found = labeller._look(image, 7, np.random.default_rng(2), areas, place, whole.size)
     assert len(found) >= 2
     frame = np.zeros((1, SIZE, SIZE, 3), np.uint8)
     frame[0, : image.shape[0]] = image
     embedding = labeller._encode(frame, np.array([image.shape[:2]], np.int32))
-    boxes = labeller._propose(embedding, image.shape[:2], areas, np.random.default_rng(2))
+    boxes = labeller._propose(embedding, image.shape[:2], 7, areas, np.random.default_rng(2))
     predictor = SamPredictor(teacher.model, teacher.params)
     expected = []
     for box in boxes:
@@ -153,7 +168,7 @@ def test_things_that_go_on_outside_of_a_part_are_left_out(labeller, photo):
 
     def touching(window_size):
         image = whole.part(place, (256, 172))
-        found = labeller._look(image, np.random.default_rng(3), (300.0, 60000.0), place, window_size)
+        found = labeller._look(image, 7, np.random.default_rng(3), (300.0, 60000.0), place, window_size)
         return [mask for mask, _ in found if mask[:, -8:].any()]
 
     assert touching((192, 128))
@@ -204,6 +219,10 @@ def test_shards(folder, teacher, tmp_path):
     for other in dataclasses.replace(teacher, identity="other"), load_teacher("demo", SIZE, "bfloat16"):
         with pytest.raises(ValueError, match="holds windows with the settings"):
             labels.write_pseudo_labels(tmp_path / "out", source, other, 2, seed=5)
+    with pytest.raises(ValueError, match="holds windows with the settings"):
+        labels.write_pseudo_labels(tmp_path / "out", source, teacher, 2, seed=5, whole=True)
+    (rough,) = labels.write_pseudo_labels(tmp_path / "whole", source, teacher, 2, seed=5, whole=True)
+    assert rough.read_bytes() != path.read_bytes()
 
 
 def test_bad_input(photo, teacher, tmp_path, monkeypatch):
@@ -237,6 +256,8 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
 
     options = ("--data", folder, "--image-size", SIZE)
     assert "1 windows in 1 shards" in run(tmp_path / "out", "--count", 1, *options).out
+    assert "1 windows in 1 shards" in run(tmp_path / "whole", "--count", 1, *options, "--whole").out
+    assert json.loads((tmp_path / "whole" / "windows.json").read_text())["looks"] == [[1, 0.0004, 0.8, 10]]
     for arguments, message in [
         ((tmp_path / "out", "--count", 2, *options), "holds windows with the settings"),
         ((tmp_path / "new", "--count", 0, *options), "at least 1"),
