@@ -104,8 +104,7 @@ def test_finds_things_of_all_sizes(labeller, whole, monkeypatch):
         assert (iou(found[:i], mask) <= labels.OVERLAP).all()
     monkeypatch.setattr(labels, "AGREEMENT", float(np.median(scores)))
     _, better = labeller(whole, np.random.default_rng(1))
-    assert len(better) < len(scores)
-    assert min(better) >= labels.AGREEMENT
+    assert min(scores) < labels.AGREEMENT <= min(better)  # what a mask left out has overlapped may come in its place
 
 
 def test_small_things_need_a_close_look(labeller, whole, monkeypatch):
