@@ -120,7 +120,7 @@ def write_pseudo_labels(
     looks = WHOLE if whole else LOOKS
     settings = {"count": count, "seed": seed, "shard_size": shards.SHARD_SIZE, "teacher": teacher.identity}
     settings |= {"dtype": teacher.model.dtype, "size": teacher.model.config.image_size}
-    settings |= {"photos": source.fingerprint, "looks": [dataclasses.astuple(look) for look in looks]}
+    settings |= {"photos": source.fingerprint, "looks": [list(dataclasses.astuple(look)) for look in looks]}
     photo = functools.lru_cache(maxsize=32)(partial(_read, source))
     weights = np.clip([_shorter_side(source[i]) / 600 for i in range(len(source))], 1, 4)
     label = Labeller(teacher.model, teacher.params, looks)

@@ -202,6 +202,9 @@ def test_shards(folder, teacher, tmp_path):
     (path,) = labels.write_pseudo_labels(tmp_path / "out", source, teacher, 2, seed=5)
     (again,) = labels.write_pseudo_labels(tmp_path / "again", source, teacher, 2, seed=5)
     assert path.read_bytes() == again.read_bytes()
+    written_at = path.stat().st_mtime_ns
+    assert labels.write_pseudo_labels(tmp_path / "out", source, teacher, 2, seed=5) == [path]
+    assert path.stat().st_mtime_ns == written_at
     written = open_source(tmp_path / "out")
     assert len(written) == 2
     for record in written[0], written[1]:
