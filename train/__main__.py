@@ -20,7 +20,7 @@ def scenes(
     count: int = 1000,
     seed: int = 0,
     size: int = 512,
-    view: Literal["usual", "close_up", "far", "outdoors"] = "usual",
+    view: Literal["usual", "close_up", "far", "outdoors", "strips"] = "usual",
     workers: int = 1,
 ) -> None:
     """Write synthetic scenes with exact masks, as tar shards in SA-1B's layout; an interrupted run goes on.
@@ -31,7 +31,7 @@ def scenes(
       seed: Of the series.
       size: Longer side in pixels; the shorter one varies.
       view: `close_up` has few and large things, `far` more and smaller ones, `outdoors` surfaces like rock,
-        leaves, fur and water.
+        leaves, fur and water; `strips` is the same with layers of ground and long things.
       workers: Processes that draw.
     """
     from .shards import write_shards

@@ -25,7 +25,7 @@ FILLED = 0.25
 that people draw of photos (BSDS500) fewer than 5% fill less."""
 
 
-View = Literal["usual", "close_up", "far", "outdoors"]
+View = Literal["usual", "close_up", "far", "outdoors", "strips"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,8 @@ class _View:
     """Visible share of the picture that a thing needs for a mask: of 512 x 512 pixels 0.003 are 28 x 28."""
     outdoors: bool = False
     """Colours and surfaces as of landscapes, plants and animals, in sun and shade, in place of any."""
+    strips: bool = False
+    """Layers of ground, each in front of the one above it, and things that are long along a side of the picture."""
 
 
 _VIEWS: dict[View, _View] = {
@@ -45,6 +47,7 @@ _VIEWS: dict[View, _View] = {
     "close_up": _View(6, 0.12, 0.003),
     "far": _View(48, 0.02, 0.0005),
     "outdoors": _View(26, 0.025, 0.0006, outdoors=True),
+    "strips": _View(26, 0.04, 0.0006, outdoors=True, strips=True),
 }
 
 
@@ -67,7 +70,8 @@ def render(seed: int, number: int, size: tuple[int, int], *, view: View = "usual
       size: (height, width) in pixels, 32 or more each.
       view: `close_up` has few and large things, of which models at low resolution can see shape and colour; `far` has
         more and smaller ones, and masks of smaller ones too; `outdoors` has them of all sizes, with surfaces like
-        rock, leaves, fur and water, of few colours, in sun and shade.
+        rock, leaves, fur and water, of few colours, in sun and shade; `strips` is the same with layers of ground and
+        long things, as poles, trunks, boards and shores are.
     """
     canvas = _Canvas(np.random.Generator(np.random.PCG64([seed, number])), size, _VIEWS[view])
     canvas.draw_background()
@@ -95,6 +99,7 @@ class _Canvas:
         self.light = shapes.direction(rng.uniform(0, 2 * math.pi))
         self.contrast = rng.uniform(0.1, 0.5)
         self.relief = rng.uniform(0, 1.2)
+        self.stretch: tuple[np.ndarray, np.ndarray] | None = None  # factors of x and y, and the point that stays
 
     def draw_background(self) -> None:
         """One surface, or some one in front of the other, such as sky, hills and a meadow, with litter on them."""
@@ -102,7 +107,8 @@ class _Canvas:
         whole = [np.array([(-1, -1), (width + 1, -1), (width + 1, height + 1), (-1, height + 1)], float)]
         self.draw([whole], parent=None, shadow=False, relief=False)
         self.draw_litter(0)
-        for _ in range(self.rng.choice([0, 0, 1, 1, 2, 3])):
+        layers = self.rng.choice([1, 2, 3, 4, 5, 6] if self.view.strips else [0, 0, 1, 1, 2, 3])
+        for i in range(layers):
             y = self.rng.uniform(0.2, 0.8) * height
             slope = self.rng.uniform(-0.3, 0.3) * height * (self.rng.random() < 0.5)
             wave = self.rng.uniform(0, 0.04) * height * (self.rng.random() < 0.5)
@@ -110,7 +116,10 @@ class _Canvas:
             x = np.linspace(-1, width + 1, 129)
             bow = (2 * x / width - 1) * (2 * x / width - 1)
             rough = [textures.value_noise(self.rng, (129, 1), period)[:, 0] - 0.5 for period in (40, 10, 2.5)]
-            ridge = y + slope * (x / width - 0.5) + hill * bow + wave * (4 * rough[0] + 1.5 * rough[1] + rough[2])
+            rise = slope * (x / width - 0.5) + hill * bow + wave * (4 * rough[0] + 1.5 * rough[1] + rough[2])
+            if self.view.strips:
+                y, rise = (0.1 + 0.8 * (i + y / height) / layers) * height, 0.3 * rise
+            ridge = y + rise
             lower = np.array([(width + 1, height + 1), (-1, height + 1)], float)
             ground = [np.concatenate([np.stack([x, ridge], -1), lower])]
             self.draw_litter(self.draw([ground], parent=None, shadow=self.rng.random() < 0.3, relief=False))
@@ -153,11 +162,16 @@ class _Canvas:
 
     def draw_thing(self, centre: np.ndarray, radius: float) -> None:
         """A whole, sometimes with markings, sometimes with parts, which sometimes have parts."""
+        if self.view.strips and self.rng.random() < 0.75:
+            long = 2.0 ** self.rng.uniform(0.5, 1.8)
+            factors = np.array([long, 1 / long] if self.rng.random() < 0.6 else [1 / long, long])
+            self.stretch = factors, centre
         thing = self.draw(shapes.placed(shapes.random_shape(self.rng), radius, centre), None)
         if self.rng.random() < 0.3:
             self.draw_litter(thing, centre, radius)
         if radius > 10 and self.rng.random() < 0.6:
             self.draw_parts(thing, centre, radius)
+        self.stretch = None
 
     def draw_parts(self, whole: int, centre: np.ndarray, radius: float, depth: int = 1) -> None:
         """Concentric, scattered or in a band across; clipped to the whole."""
@@ -197,6 +211,9 @@ class _Canvas:
         """Cover pixels by a new thing, whose number is returned; of a part, those of its whole that are still seen."""
         number = len(self.parents)
         self.parents.append(number if parent is None else parent)
+        if self.stretch is not None:
+            factors, fixed = self.stretch
+            shape = [[fixed + factors * (contour - fixed) for contour in piece] for piece in shape]
         top, left, coverage = shapes.cover(shape, self.size)
         if not coverage.size:
             return number
