@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # no cache, neither in this process nor in those that it starts
+# Most of the time is XLA's. A program is compiled once: for this process, those beside it, those that they start, and
+# the next run. `recorded_compilations` counts a program that the cache has like any other.
+os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".pytest_cache" / "programs"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 import jax
 import numpy as np
