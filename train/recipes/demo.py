@@ -72,5 +72,5 @@ demo_7 = dataclasses.replace(
     optimizer=dataclasses.replace(demo_6.optimizer, learning_rate=4e-4, ema_decay=0.995),
     prompting=dataclasses.replace(demo_6.prompting, box_noise=0.0, box_probability=0.7),
 )
-"""Self-training: two fifths are windows of photos with pseudo-labels. Gentle, twice, and averaged likewise. Stage 8 is
-the same once more, with 420 steps."""
+"""Self-training: two fifths are windows of photos with pseudo-labels. Gentle, twice, and averaged likewise. Stages 8
+and 9 are the same again, with 420 and 450 steps."""
