@@ -27,7 +27,7 @@ demo: $(READY)
 # Most programs here run once: XLA compiles them twice as fast without optimization. Two workers have a core each.
 test: $(READY)
 	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -n 2 --dist loadfile
+		$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Full sizes and ahead-of-time compilation, one after the other: they need the memory and both cores.
 test-slow: $(READY)

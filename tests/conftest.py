@@ -22,6 +22,12 @@ from repvit_sam_jax import PRESETS, Sam, checkpoint, loading, reparam
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders with the longest files first, so that at the end of a parallel run no worker waits long for the other."""
+    first = {"train": 0, "tests": 1}
+    items.sort(key=lambda item: first.get(item.path.parent.name, 2))
+
+
 def random_params(model: Sam, seed: int = 0) -> dict:
     """Params in which every leaf is random, running variances positive."""
     rng = np.random.default_rng(seed)
