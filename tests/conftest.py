@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 # Most of the time is XLA's. A program is compiled once: for this process, those beside it, those that they start, and
@@ -12,7 +15,6 @@ os.environ |= {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
-
 import jax
 import numpy as np
 import pytest
@@ -26,6 +28,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Folders with the longest files first, so that at the end of a parallel run no worker waits long for the other."""
     first = {"train": 0, "tests": 1}
     items.sort(key=lambda item: first.get(item.path.parent.name, 2))
+
+
+# NPROC: on few cores simulated devices deadlock without a larger thread pool.
+EIGHT_DEVICES = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
+    "NPROC": "32",
+}
+"""Environment of a process that simulates eight devices."""
+
+
+def run_on_eight_devices(program: str) -> list[str]:
+    """What a program prints there, line by line."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **EIGHT_DEVICES},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
 
 
 def random_params(model: Sam, seed: int = 0) -> dict:

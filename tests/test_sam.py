@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 from functools import partial
-from pathlib import Path
 
 import chex
 import jax
@@ -16,7 +15,7 @@ import pytest
 
 from repvit_sam_jax import PRESETS, Prompts, Sam, split_batch_stats
 
-from .conftest import random_params
+from .conftest import random_params, run_on_eight_devices
 from .helpers import relative_rms
 
 encode = jax.jit(Sam.encode, static_argnums=0)
@@ -358,8 +357,7 @@ def test_encode_train_needs_the_training_form(tiny, images):
 
 def test_sharded_jit_equals_one_device():
     """Eight simulated devices, batch sharded: encode, decode, and statistics, which are those of the whole batch."""
-    program = textwrap.dedent(
-        """
+    program = """
         import jax, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
         from repvit_sam_jax import PRESETS, Prompts, Sam
@@ -389,18 +387,5 @@ def test_sharded_jit_equals_one_device():
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
         print("equal")
-        """
-    )
-    root = Path(__file__).parents[1]
-    # NPROC: on few cores simulated devices deadlock without a larger thread pool.
-    flags = {"NPROC": "32", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=root,
-        env={**os.environ, **flags},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "equal"
+    """
+    assert run_on_eight_devices(program) == ["equal"]

@@ -61,7 +61,6 @@ def test_a_run_that_was_stopped_is_not_exported(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_all_of_it(photos, tmp_path, monkeypatch):
     small = dataclasses.replace(config.get_config("micro"), name="micro_teacher")
     monkeypatch.setitem(config.MODELS, small.name, small)

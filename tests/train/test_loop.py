@@ -24,6 +24,7 @@ from train.loop import Inputs, TrainingError, train
 from train.recipe import Optimizer
 from train.teacher import load_teacher
 
+from ..conftest import EIGHT_DEVICES
 from .conftest import annotations, jpeg, photo_and_masks, write_tar
 from .micro import ENCODER
 from .test_flops import of_step
@@ -132,7 +133,6 @@ def test_killed_and_resumed(whole, photos, tmp_path, inputs):
     assert steps == sorted(set(steps))  # nothing twice
 
 
-@pytest.mark.slow
 def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
     """SIGTERM: the state is saved at the step it was in, the process ends well, and the run goes on from there."""
     run = tmp_path / "run"
@@ -177,7 +177,6 @@ def test_stopped_in_an_evaluation(whole, inputs, photos, tmp_path, monkeypatch):
     assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [4, 8]
 
 
-@pytest.mark.slow
 def test_restored_on_another_mesh(whole, photos, tmp_path):
     """A checkpoint of one device goes on with eight, the params split over two; results differ by rounding alone."""
     run = tmp_path / "run"
@@ -185,8 +184,7 @@ def test_restored_on_another_mesh(whole, photos, tmp_path):
     wait_for(process, (run / "checkpoints" / "3").exists)
     process.kill()
     process.communicate()
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "NPROC": "32"}
-    process = start(run, photos, changes={"steps": 8, "fsdp": 2}, env=flags)
+    process = start(run, photos, changes={"steps": 8, "fsdp": 2}, env=EIGHT_DEVICES)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "ended at 8" in output
@@ -195,7 +193,6 @@ def test_restored_on_another_mesh(whole, photos, tmp_path):
     assert found == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.slow
 def test_two_processes(whole, photos, tmp_path):
     """Each reads its half of every batch; the losses are those of one process."""
     run = tmp_path / "run"

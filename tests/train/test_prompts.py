@@ -1,11 +1,6 @@
 """Prompts from masks: distributions by counting, labels, padding, static shapes, independence of the sharding."""
 
 import functools
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import chex
 import jax
@@ -16,6 +11,8 @@ from scipy import stats
 
 from repvit_sam_jax import Prompts
 from train.prompts import BOX_NOISE_LIMIT, add_point, draw_point, first_round
+
+from ..conftest import run_on_eight_devices
 
 draw = jax.jit(draw_point)
 KEY = jax.random.key(0)
@@ -188,8 +185,7 @@ def test_the_decoder_takes_them(tiny, rng):
 
 def test_draws_do_not_depend_on_the_sharding():
     """Eight simulated devices; the losses, which are global means, come along."""
-    program = textwrap.dedent(
-        """
+    program = """
         import jax, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
         from evals.metrics import valid_positions
@@ -219,17 +215,5 @@ def test_draws_do_not_depend_on_the_sharding():
         jax.tree.map(np.testing.assert_array_equal, found[0], expected[0])
         np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
         print("equal")
-        """
-    )
-    # NPROC: on few cores simulated devices deadlock without a larger thread pool.
-    flags = {"NPROC": "32", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, **flags},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip() == "equal"
+    """
+    assert run_on_eight_devices(program) == ["equal"]

@@ -2,11 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import chex
 import jax
@@ -21,6 +16,7 @@ from train.optim import decays, make_optimizer, make_schedule
 from train.recipe import Losses, Optimizer
 from train.teacher import load_teacher
 
+from ..conftest import run_on_eight_devices
 from .micro import ENCODER, PROMPTS
 
 
@@ -170,12 +166,10 @@ def test_moving_average(prepared, batch):
     assert unlike(after.result["image_encoder"], after.trained["image_encoder"])
 
 
-@pytest.mark.slow
 def test_sharded_equals_unsharded(batch, tmp_path):
     """Loss, gradient and state of two steps on eight devices, the params split over two or over all of them."""
     np.savez(tmp_path / "batch.npz", **batch)
-    program = textwrap.dedent(
-        f"""
+    program = f"""
         import dataclasses, json, jax, numpy as np
         from jax.sharding import NamedSharding
         from tests.train.micro import PROMPTS, register
@@ -205,15 +199,8 @@ def test_sharded_equals_unsharded(batch, tmp_path):
                 "metrics": max(abs(float(metrics[k] - v)) / (abs(float(v)) + 1e-6) for k, v in results[0][0].items()),
                 "stats": float(abs(stats - results[0][2]).max()), "grads": float(abs(grads - results[0][1]).max()),
             }}))
-        """
-    )
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "NPROC": "32", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], env={**os.environ, **flags}, text=True,
-        capture_output=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    """
+    found = [json.loads(line) for line in run_on_eight_devices(program)]
     assert [bool(one["split"]) for one in found] == [False, False, True, True]
     for one in found:
         assert one["metrics"] < 1e-4, found
