@@ -39,15 +39,15 @@ EIGHT_DEVICES = {
 """Environment of a process that simulates eight devices."""
 
 
-def run_on_eight_devices(program: str) -> list[str]:
-    """What a program prints there, line by line."""
+def run_python(program: str, environment: dict[str, str]) -> list[str]:
+    """What a program prints in a process of its own, line by line."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         cwd=Path(__file__).parents[1],
-        env={**os.environ, **EIGHT_DEVICES},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()

@@ -15,7 +15,7 @@ import pytest
 
 from repvit_sam_jax import PRESETS, Prompts, Sam, split_batch_stats
 
-from .conftest import random_params, run_on_eight_devices
+from .conftest import EIGHT_DEVICES, random_params, run_python
 from .helpers import relative_rms
 
 encode = jax.jit(Sam.encode, static_argnums=0)
@@ -388,4 +388,4 @@ def test_sharded_jit_equals_one_device():
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
         print("equal")
     """
-    assert run_on_eight_devices(program) == ["equal"]
+    assert run_python(program, EIGHT_DEVICES) == ["equal"]

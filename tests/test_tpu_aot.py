@@ -1,14 +1,14 @@
 """The real TPU compiler takes the models, on a machine without a TPU."""
 
 import json
-import os
 import platform
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+
+from .conftest import run_python
 
 LIBTPU = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
 
@@ -41,16 +41,7 @@ def compile_for_tpu(program: str) -> dict:
     )
     # The topology comes from the library; no TPU is looked for.
     flags = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_LIBRARY_PATH": str(LIBTPU)}
-    done = subprocess.run(
-        [sys.executable, "-c", head + textwrap.dedent(program)],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, **flags},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    return json.loads(run_python(head + textwrap.dedent(program), flags)[-1])
 
 
 def test_encode_and_decode_on_a_slice():

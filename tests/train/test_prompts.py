@@ -12,7 +12,7 @@ from scipy import stats
 from repvit_sam_jax import Prompts
 from train.prompts import BOX_NOISE_LIMIT, add_point, draw_point, first_round
 
-from ..conftest import run_on_eight_devices
+from ..conftest import EIGHT_DEVICES, run_python
 
 draw = jax.jit(draw_point)
 KEY = jax.random.key(0)
@@ -216,4 +216,4 @@ def test_draws_do_not_depend_on_the_sharding():
         np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
         print("equal")
     """
-    assert run_on_eight_devices(program) == ["equal"]
+    assert run_python(program, EIGHT_DEVICES) == ["equal"]

@@ -16,7 +16,7 @@ from train.optim import decays, make_optimizer, make_schedule
 from train.recipe import Losses, Optimizer
 from train.teacher import load_teacher
 
-from ..conftest import run_on_eight_devices
+from ..conftest import EIGHT_DEVICES, run_python
 from .micro import ENCODER, PROMPTS
 
 
@@ -200,7 +200,7 @@ def test_sharded_equals_unsharded(batch, tmp_path):
                 "stats": float(abs(stats - results[0][2]).max()), "grads": float(abs(grads - results[0][1]).max()),
             }}))
     """
-    found = [json.loads(line) for line in run_on_eight_devices(program)]
+    found = [json.loads(line) for line in run_python(program, EIGHT_DEVICES)]
     assert [bool(one["split"]) for one in found] == [False, False, True, True]
     for one in found:
         assert one["metrics"] < 1e-4, found
