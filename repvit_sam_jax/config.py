@@ -123,6 +123,9 @@ class MaskDecoderConfig:
     iou_head_depth: int = 3
     iou_head_hidden_dim: int = 256
     mask_in_channels: int = 16
+    drawing_channels: int = 0
+    """0 is SAM. Else the decoder also sees a picture of each prompt, as large as the masks (`prompt_encoder.draw`):
+    through so many hidden channels beside the mask prompt, and as a weighted sum beside the masks' logits."""
 
     @property
     def num_mask_tokens(self) -> int:
@@ -218,7 +221,7 @@ _ENCODERS = {
 
 _TINY_DECODER = MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8)
 _SMALL_DECODER = MaskDecoderConfig(embed_dim=64, num_heads=4, mlp_dim=256, iou_head_hidden_dim=64)
-_DEMO_DECODER = MaskDecoderConfig(embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128)
+_DEMO_DECODER = MaskDecoderConfig(embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128, drawing_channels=64)
 _TINY_REPVIT = RepViTConfig(channels=(8, 16, 24, 32), depths=(3, 2, 5, 2))
 
 PRESETS: dict[str, SamConfig] = {

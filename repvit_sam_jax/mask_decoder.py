@@ -14,7 +14,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .config import MaskDecoderConfig
-from .layers import MLP, Keys, LayerNorm, Stages, gelu
+from .layers import MLP, Keys, LayerNorm, Linear, Stages, gelu
+from .prompt_encoder import DRAWN
 from .transformer import TwoWayTransformer
 
 
@@ -87,6 +88,8 @@ class Pending(NamedTuple):
 
     image: Float[Array, "b p n c"]
     weights: Float[Array, "b p m c8"]
+    drawing: Float[Array, "b p h4 w4 d"] | None = None
+    drawing_weights: Float[Array, "b p m d"] | None = None
 
 
 def over_prompts(f: Callable[[Any], Any], arrays: Any) -> Any:
@@ -125,6 +128,11 @@ class MaskDecoder(nnx.Module):
         self.hypernetworks = nnx.Dict({str(i): MLP(widths, dtype=dtype, rngs=rngs) for i in range(count)})
         hidden = [config.iou_head_hidden_dim] * (config.iou_head_depth - 1)
         self.iou_head = MLP((dim, *hidden, count), dtype=jnp.float32, rngs=rngs)
+        if config.drawing_channels:
+            self.drawing_head = Linear(dim, DRAWN, dtype=jnp.float32, rngs=rngs)
+            # Masks begin with nothing outside of boxes, and all else has no effect.
+            self.drawing_head.kernel = nnx.Param(jnp.zeros((dim, DRAWN), jnp.float32))
+            self.drawing_head.bias = nnx.Param(jnp.zeros(DRAWN, jnp.float32).at[1].set(-8.0))
 
     def __call__(
         self,
@@ -132,6 +140,7 @@ class MaskDecoder(nnx.Module):
         image_pe: Float[Array, "h w c"],
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
+        drawing: Float[Array, "b p h4 w4 d"] | None = None,
         *,
         multimask_output: bool | None = True,
         stages: Stages | None = None,
@@ -142,7 +151,7 @@ class MaskDecoder(nnx.Module):
         `multimask_output` the masks are SAM's tokens 1-3, without it token 0, and with None all four: for training,
         which keeps every prompt's intermediates for its gradients, and so takes all prompts at once.
         """
-        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output)
+        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, drawing, multimask_output)
 
         def decode(prompts: Any) -> tuple[Array, Array, Stages]:
             record: Stages = {}
@@ -160,10 +169,11 @@ class MaskDecoder(nnx.Module):
         image_pe: Float[Array, "h w c"],
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
+        drawing: Float[Array, "b p h4 w4 d"] | None,
         iou_threshold: Float[Array, ""],
     ) -> tuple[Float[Array, "b p m h4 w4"], Float[Array, "b p m"]]:
         """What `__call__` returns for several masks; zeros where no predicted IoU exceeds the threshold."""
-        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output=True)
+        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, drawing, multimask_output=True)
 
         def decode(prompts: Any) -> tuple[Array, Array]:
             pending, iou = attend(prompts)
@@ -173,7 +183,12 @@ class MaskDecoder(nnx.Module):
 
     def upscale(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
         """Mask logits, float32."""
-        return lax.platform_dependent(pending, cpu=self._upscale, default=self._upscale_packed)
+        masks = lax.platform_dependent(pending, cpu=self._upscale, default=self._upscale_packed)
+        if pending.drawing is None or pending.drawing_weights is None:
+            return masks
+        return masks + jnp.einsum(
+            "bphwd,bpmd->bpmhw", pending.drawing, pending.drawing_weights, precision=lax.Precision.HIGHEST
+        )
 
     def _upscale_packed(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
         b, p, n, dim = pending.image.shape
@@ -210,7 +225,13 @@ class MaskDecoder(nnx.Module):
         return lax.fori_loop(0, (wanted.sum(1).max() + size - 1) // size, some, zeros)
 
     def _prepare(
-        self, image: Array, image_pe: Array, tokens: Array, token_valid: Array, multimask_output: bool | None
+        self,
+        image: Array,
+        image_pe: Array,
+        tokens: Array,
+        token_valid: Array,
+        drawing: Array | None,
+        multimask_output: bool | None,
     ) -> tuple[Callable[..., tuple[Pending, Array]], Any]:
         """The decoder up to the masks, and the arrays with a prompt axis that it is to be mapped over."""
         b, p, _, dim = tokens.shape
@@ -224,11 +245,14 @@ class MaskDecoder(nnx.Module):
         projections = self.transformer.share(shared, image_pe, p * tokens.shape[2])
 
         def attend(prompts: Any, record: Stages | None = None) -> tuple[Pending, Array]:
-            tokens, token_valid, own_image = prompts
+            tokens, token_valid, own_image, drawing = prompts
             image = own_image if shared is None else shared
             tokens, image = self.transformer(image, image_pe, tokens, token_valid, projections, record)
             weights = jnp.stack([self.hypernetworks[str(i)](tokens[:, :, 1 + i]) for i in chosen], axis=2)
             iou = self.iou_head(tokens[:, :, 0].astype(jnp.float32))[..., chosen.start : chosen.stop]
-            return Pending(image, weights), iou
+            if drawing is None:
+                return Pending(image, weights), iou
+            masks = tokens[:, :, 1 + chosen.start : 1 + chosen.stop]
+            return Pending(image, weights, drawing, self.drawing_head(masks)), iou
 
-        return attend, (tokens, token_valid, None if shared is not None else image)
+        return attend, (tokens, token_valid, None if shared is not None else image, drawing)

@@ -162,7 +162,7 @@ class Sam(Model[SamConfig]):
         """
         modules, several = self._merge(params), _static(multimask_output)
         inputs = self._embed_prompts(modules, embeddings, prompts)
-        stages: Stages = dict(zip(("dense_prompt", "image_pe", "prompt_tokens"), inputs, strict=False))
+        stages: Stages = dict(zip(("dense_prompt", "image_pe", "prompt_tokens"), inputs[:3], strict=True))
         masks, iou = modules.mask_decoder(*inputs, multimask_output=several, stages=stages if return_stages else None)
         if not return_stages:
             return masks, iou
@@ -194,13 +194,17 @@ class Sam(Model[SamConfig]):
 
     def _embed_prompts(
         self, modules: _Modules, embeddings: Array, prompts: Prompts
-    ) -> tuple[Array, Array, Array, Array]:
-        """Image with the dense prompt, its positions, prompt tokens and their validity."""
+    ) -> tuple[Array, Array, Array, Array, Array | None]:
+        """Image with the dense prompt, its positions, prompt tokens, their validity, and the drawn prompts if any."""
         self._check_prompts(embeddings, prompts)
         tokens, valid = modules.prompt_encoder.sparse(prompts, self.config.image_size)
         masks = None if prompts.masks is None else jnp.asarray(prompts.masks)
         image = embeddings[:, None].astype(jnp.float32) + modules.prompt_encoder.dense(masks)
-        return image, modules.prompt_encoder.position.grid(self.config.embedding_size), tokens, valid
+        drawing = None
+        if self.config.mask_decoder.drawing_channels:
+            drawing = modules.prompt_encoder.drawing(prompts, self.config.image_size)
+            image = image + modules.prompt_encoder.drawing_downscaling(drawing)
+        return image, modules.prompt_encoder.position.grid(self.config.embedding_size), tokens, valid, drawing
 
     def _check_images(self, images: Array) -> None:
         size = self.config.image_size

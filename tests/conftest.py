@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -84,6 +85,15 @@ def tiny_train() -> tuple[Sam, dict]:
 def tiny(tiny_train) -> tuple[Sam, dict]:
     """The fused form of `tiny_train`."""
     return Sam(PRESETS["tiny"], "deploy"), reparam.fuse(tiny_train[1])
+
+
+@pytest.fixture(scope="session")
+def tiny_drawing() -> tuple[Sam, dict]:
+    """Like `tiny`, and draws its prompts, as the demonstration model does."""
+    decoder = dataclasses.replace(PRESETS["tiny"].mask_decoder, drawing_channels=16)
+    model = Sam(dataclasses.replace(PRESETS["tiny"], mask_decoder=decoder), "train")
+    params = random_params(model)
+    return Sam(model.config), reparam.fuse(params)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 
 from convert.to_torch import to_state_dict
 from convert.torch_models import Sam as TorchSam
-from repvit_sam_jax import Prompts, Sam, mask_decoder, transformer
+from repvit_sam_jax import Prompts, Sam, mask_decoder, prompt_encoder, transformer
 from repvit_sam_jax.mask_decoder import Pending
 
 from .helpers import relative_rms
@@ -24,6 +24,7 @@ KINDS = {
     "box and points": {"n": 2, "boxes": True},
     "many points": {"n": 12},
     "masks": {"masks": True},
+    "masks alone": {"n": 0, "masks": True},
     "masks and many points": {"n": 12, "boxes": True, "masks": True},
     "one prompt": {"n": 1, "p": 1},
     "many prompts": {"n": 1, "p": 9},
@@ -35,11 +36,15 @@ def embeddings():
     return np.random.default_rng(5).normal(size=(2, 8, 8, 32)).astype(np.float32)
 
 
+def twin_of(model, params):
+    twin = TorchSam(model.config).fuse().eval()
+    twin.load_state_dict(to_state_dict(params, model), strict=True)
+    return twin
+
+
 @pytest.fixture(scope="module")
 def twin(tiny):
-    twin = TorchSam(tiny[0].config).fuse().eval()
-    twin.load_state_dict(to_state_dict(tiny[1], tiny[0]), strict=True)
-    return twin
+    return twin_of(*tiny)
 
 
 @pytest.fixture
@@ -68,8 +73,16 @@ def uneven(prompts: Prompts) -> Prompts:
 @pytest.mark.torch
 @pytest.mark.parametrize(("kind", "multimask_output"), [*((kind, True) for kind in KINDS), ("box and points", False)])
 def test_equals_pytorch(tiny, twin, embeddings, kind, multimask_output):
-    model, params = tiny
-    prompts = make_prompts(**KINDS[kind])
+    check_pytorch(*tiny, twin, embeddings, make_prompts(**KINDS[kind]), multimask_output)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", ["point", "box", "masks and many points", "masks alone"])
+def test_drawn_prompts_equal_pytorch(tiny_drawing, embeddings, kind):
+    check_pytorch(*tiny_drawing, twin_of(*tiny_drawing), embeddings, make_prompts(**KINDS[kind]), True)
+
+
+def check_pytorch(model, params, twin, embeddings, prompts, multimask_output):
     decode = jax.jit(partial(model.decode, multimask_output=multimask_output))
     masks, iou = decode(params, embeddings, prompts)
     for b in range(2):
@@ -88,10 +101,47 @@ def test_equals_pytorch(tiny, twin, embeddings, kind, multimask_output):
         assert np.mean((np.asarray(masks[b]) > 0) == (expected_masks.numpy() > 0)) >= 0.9999
 
 
+def plainly_drawn(coords, labels, size, side):
+    """Pixel by pixel, from coordinates as users count them: from the centre of the first pixel."""
+    picture = np.zeros((side, side, 4))
+    step = size / side
+    corners = {label: coords[labels == label] for label in (2, 3)}
+    for row, column in np.ndindex(side, side):
+        if len(corners[2]):
+            (x0, y0), (x1, y1) = corners[2][0] + 0.5, corners[3][0] + 0.5
+            width = max(0, min(x1, (column + 1) * step) - max(x0, column * step))
+            height = max(0, min(y1, (row + 1) * step) - max(y0, row * step))
+            covered = width * height / step**2
+            picture[row, column, :2] = covered, np.clip(2 - 4 * covered, 0, 1)
+        centre = np.array([column + 0.5, row + 0.5]) * step - 0.5
+        for label, channel in ((1, 2), (0, 3)):
+            for point in coords[labels == label]:
+                squared = ((point - centre) ** 2).sum() / 8**2
+                picture[row, column, channel] += np.clip((4 - squared) / 3, 0, 1)
+    return np.minimum(picture, 1)
+
+
+def test_drawn_prompts():
+    """Of any length: padding is not seen, and a box is its corners."""
+    prompts = make_prompts(n=6)
+    coords, labels = np.array(prompts.point_coords), np.array(prompts.point_labels)
+    boxes = make_prompts(n=0, boxes=True).boxes
+    for i, box in enumerate(boxes.reshape(-1, 4)[:4]):  # the last two prompts have none
+        at = np.unravel_index(i, (2, 3))
+        coords[at][3:5], labels[at][3:5] = box.reshape(2, 2), (2, 3)
+    coords[0, 0, 3:5] = [[20.2, 31.0], [21.1, 90.4]]  # thinner than a pixel of the picture
+    labels[1, 2, 0] = -1
+    found = prompt_encoder.draw(coords + np.float32(0.5), labels, 128, 32)
+    for at in np.ndindex(2, 3):
+        np.testing.assert_allclose(found[at], plainly_drawn(coords[at], labels[at], 128, 32), atol=1e-5)
+
+
 @pytest.mark.torch
-def test_uneven_prompts_equal_pytorch(tiny, twin, embeddings):
+@pytest.mark.parametrize("draws", [False, True])
+def test_uneven_prompts_equal_pytorch(tiny, tiny_drawing, embeddings, draws):
     """PyTorch gets every prompt alone and without padding."""
-    model, params = tiny
+    model, params = tiny_drawing if draws else tiny
+    twin = twin_of(model, params)
     prompts = uneven(make_prompts(n=4))
     masks, iou = jax.jit(model.decode)(params, embeddings, prompts)
     for b, p in np.ndindex(2, 3):

@@ -72,6 +72,8 @@ def make_student(recipe: Recipe) -> Sam:
 def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Params:
     """The student's params before the first step.
 
+    The `init` file may be of the student but for `drawing_channels`: then what draws prompts is as `Sam.init` makes it.
+
     Raises:
       ValueError: the `init` file is of another model, or the teacher's decoder does not fit the student's embeddings.
     """
@@ -79,6 +81,12 @@ def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Par
         params = student.init(jax.random.key(recipe.seed))
     else:
         config, _, params = read_params(recipe.init, "train")
+        decoder = student.config.mask_decoder
+        plain = dataclasses.replace(student.config, mask_decoder=dataclasses.replace(decoder, drawing_channels=0))
+        if decoder.drawing_channels and config == dataclasses.replace(plain, image_size=config.image_size):
+            start = student.init(jax.random.key(recipe.seed))
+            drawing = {part: {**start[part], **params[part]} for part in ("prompt_encoder", "mask_decoder")}
+            config, params = student.config, {**params, **drawing}
         if dataclasses.replace(config, image_size=student.config.image_size) != student.config:
             raise ValueError(f"init {recipe.init} holds {config.name}, and the student is {student.config.name}")
     if teacher is None or recipe.decoder == "init":

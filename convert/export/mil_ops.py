@@ -154,6 +154,8 @@ OPS: dict[str, Callable[[Inputs], Tensor | tuple[Tensor, ...]]] = {
     "layer_norm": _layer_norm,
     "linear": lambda i: functional.linear(i["x"], i["weight"], i.get("bias")),
     "matmul": _matmul,
+    "maximum": lambda i: torch.maximum(torch.as_tensor(i["x"]), torch.as_tensor(i["y"])),
+    "minimum": lambda i: torch.minimum(torch.as_tensor(i["x"]), torch.as_tensor(i["y"])),
     "mul": lambda i: torch.as_tensor(i["x"]) * i["y"],
     "pad": _pad,
     "real_div": lambda i: torch.as_tensor(i["x"]) / i["y"],

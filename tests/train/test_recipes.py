@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from repvit_sam_jax import PRESETS, Sam, checkpoint
+from repvit_sam_jax.config import MODELS, get_config
 from repvit_sam_jax.loading import read_params
 from train import __main__ as command
 from train.optim import make_optimizer
@@ -19,6 +21,8 @@ from train.recipe import from_json, get_recipe, recipes, to_json
 from train.state import abstract_batch, abstract_state, initial_params, make_student
 from train.step import make_step
 from train.teacher import abstract_teacher, load_teacher, needed_params
+
+from ..test_sam import make_prompts
 
 
 def test_settings():
@@ -130,6 +134,33 @@ def test_the_step_fits_together(name, cached):
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {metric.shape for metric in metrics.values()} == {()}
+
+
+def test_drawn_prompts_start_by_cutting_masks_off_at_boxes(tiny_train, tiny_drawing, tmp_path, monkeypatch):
+    """Weights of a model that does not draw start one that does."""
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
+    monkeypatch.setitem(PRESETS, "drawing", tiny_drawing[0].config)
+    monkeypatch.setitem(MODELS, "drawing", tiny_drawing[0].config)
+    recipe = dataclasses.replace(get_recipe("smoke"), student="drawing", init=str(path), image_size=64)
+    student = make_student(recipe)
+    params = initial_params(recipe, student, None)
+    assert jax.tree.structure(params) == jax.tree.structure(student.abstract_params())
+    plain, images = Sam(get_config("tiny", 64), "train"), np.zeros((1, 64, 64, 3), np.float32)
+    box = np.array([[[8.0, 16.0, 40.0, 48.0]]], np.float32) - 0.5  # whole pixels of the low-resolution mask
+    points = dataclasses.replace(make_prompts(b=1, p=1), boxes=None)
+    for prompts in (points, dataclasses.replace(points, boxes=box)):
+        (drawn, iou), (masks, expected) = (
+            model.decode(p, model.encode(p, images), prompts)
+            for model, p in ((student, params), (plain, tiny_train[1]))
+        )
+        np.testing.assert_array_equal(iou, expected)
+        masks = np.array(masks)
+        if prompts.boxes is not None:
+            outside = np.ones((16, 16), bool)
+            outside[4:12, 2:10] = False
+            masks[..., outside] -= 8
+        np.testing.assert_allclose(drawn, masks, atol=1e-5)
 
 
 def test_student_and_teacher_may_be_the_demonstration_model(demo):
