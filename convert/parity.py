@@ -185,8 +185,10 @@ class _Reference:
         for case in self.cases:
             with _Recording(twin, _decoder_stages(config)) as recorded:
                 masks, iou = twin.decode(embedding, **self._arguments(case))
-            tokens, dense = recorded.pop("prompt")
+            tokens, dense, drawing = recorded.pop("prompt")
             decoded = {"prompt_tokens": tokens[None], "dense_prompt": (embedding + dense).permute(0, 2, 3, 1)[None]}
+            if drawing is not None:
+                decoded["drawing"] = drawing[None]
             for name, value in recorded.items():
                 if isinstance(value, tuple):
                     decoded[f"{name}.tokens"], decoded[f"{name}.image"] = value[0][None], value[1][None]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from .config import MaskDecoderConfig
 from .layers import MLP, Keys, LayerNorm, Linear, Stages, gelu
-from .prompt_encoder import DRAWN
+from .prompt_encoder import DRAWN, Drawing
 from .transformer import TwoWayTransformer
 
 
@@ -88,8 +88,8 @@ class Pending(NamedTuple):
 
     image: Float[Array, "b p n c"]
     weights: Float[Array, "b p m c8"]
-    drawing: Float[Array, "b p h4 w4 d"] | None = None
-    drawing_weights: Float[Array, "b p m d"] | None = None
+    picture: Float[Array, "b p d h4 w4"] | None = None
+    picture_weights: Float[Array, "b p m d"] | None = None
 
 
 def over_prompts(f: Callable[[Any], Any], arrays: Any) -> Any:
@@ -140,7 +140,7 @@ class MaskDecoder(nnx.Module):
         image_pe: Float[Array, "h w c"],
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
-        drawing: Float[Array, "b p h4 w4 d"] | None = None,
+        drawing: Drawing | None = None,
         *,
         multimask_output: bool | None = True,
         stages: Stages | None = None,
@@ -169,7 +169,7 @@ class MaskDecoder(nnx.Module):
         image_pe: Float[Array, "h w c"],
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
-        drawing: Float[Array, "b p h4 w4 d"] | None,
+        drawing: Drawing | None,
         iou_threshold: Float[Array, ""],
     ) -> tuple[Float[Array, "b p m h4 w4"], Float[Array, "b p m"]]:
         """What `__call__` returns for several masks; zeros where no predicted IoU exceeds the threshold."""
@@ -184,11 +184,10 @@ class MaskDecoder(nnx.Module):
     def upscale(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
         """Mask logits, float32."""
         masks = lax.platform_dependent(pending, cpu=self._upscale, default=self._upscale_packed)
-        if pending.drawing is None or pending.drawing_weights is None:
+        if pending.picture is None or pending.picture_weights is None:
             return masks
-        return masks + jnp.einsum(
-            "bphwd,bpmd->bpmhw", pending.drawing, pending.drawing_weights, precision=lax.Precision.HIGHEST
-        )
+        flat = pending.picture.reshape(*pending.picture.shape[:3], -1)
+        return masks + jnp.matmul(pending.picture_weights, flat, precision=lax.Precision.HIGHEST).reshape(masks.shape)
 
     def _upscale_packed(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
         b, p, n, dim = pending.image.shape
@@ -230,7 +229,7 @@ class MaskDecoder(nnx.Module):
         image_pe: Array,
         tokens: Array,
         token_valid: Array,
-        drawing: Array | None,
+        drawing: Drawing | None,
         multimask_output: bool | None,
     ) -> tuple[Callable[..., tuple[Pending, Array]], Any]:
         """The decoder up to the masks, and the arrays with a prompt axis that it is to be mapped over."""
@@ -242,17 +241,25 @@ class MaskDecoder(nnx.Module):
         image_pe = image_pe.reshape(1, 1, -1, dim).astype(self.transformer.dtype)
         chosen = range(1 if multimask_output else 0, 1 if multimask_output is False else len(own) - 1)
         shared = image if image.shape[1] == 1 else None
-        projections = self.transformer.share(shared, image_pe, p * tokens.shape[2])
+        # What is drawn makes image tokens differ between prompts.
+        same = shared if drawing is None else None
+        projections = self.transformer.share(same, image_pe, p * tokens.shape[2])
 
         def attend(prompts: Any, record: Stages | None = None) -> tuple[Pending, Array]:
-            tokens, token_valid, own_image, drawing = prompts
+            tokens, token_valid, own_image, points = prompts
             image = own_image if shared is None else shared
+            if drawing is not None:
+                picture, dense = drawing.finish(*points)
+                image = (image + dense.reshape(*tokens.shape[:2], -1, dim)).astype(image.dtype)
+                if record is not None:
+                    record |= {"drawing": picture, "dense_prompt": image.reshape(dense.shape)}
             tokens, image = self.transformer(image, image_pe, tokens, token_valid, projections, record)
             weights = jnp.stack([self.hypernetworks[str(i)](tokens[:, :, 1 + i]) for i in chosen], axis=2)
             iou = self.iou_head(tokens[:, :, 0].astype(jnp.float32))[..., chosen.start : chosen.stop]
             if drawing is None:
                 return Pending(image, weights), iou
             masks = tokens[:, :, 1 + chosen.start : 1 + chosen.stop]
-            return Pending(image, weights, drawing, self.drawing_head(masks)), iou
+            return Pending(image, weights, picture, self.drawing_head(masks)), iou
 
-        return attend, (tokens, token_valid, None if shared is not None else image, drawing)
+        points = None if drawing is None else drawing.points
+        return attend, (tokens, token_valid, None if shared is not None else image, points)

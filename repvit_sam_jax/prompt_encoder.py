@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ DISC_RADIUS = 8
 
 def draw(
     coords: Float[Array, "b p n 2"], labels: Int[Array, "b p n"], image_size: int, size: int
-) -> Float[Array, "b p size size 4"]:
+) -> Float[Array, "b p 4 size size"]:
     """A prompt as a picture, as interactive segmentation draws clicks (RITM, arXiv 2102.06583).
 
     Tokens alone tell places apart that are some 40 of 512 pixels from each other; a picture is exact.
@@ -88,7 +89,15 @@ def draw(
     outside = jnp.clip(2 - 4 * inside, 0, 1) * has_box
     discs = jnp.clip((4 - distance(1)[..., :, None] - distance(0)[..., None, :]) / 3, 0, 1)
     points = [jnp.minimum((kind(label)[..., None, None] * discs).sum(2), 1) for label in (FOREGROUND, BACKGROUND)]
-    return jnp.stack([inside, outside, *points], axis=-1)
+    return jnp.stack([inside, outside, *points], axis=2)
+
+
+class Drawing(NamedTuple):
+    """Prompts that are yet to be drawn, a few at a time: pictures of all of them are more than a CPU's caches hold."""
+
+    points: tuple[Float[Array, "b p t 2"], Int[Array, "b p t"]]
+    finish: Callable[[Array, Array], tuple[Float[Array, "b p 4 h w"], Float[Array, "b p h4 w4 c"]]]
+    """From `points` to pictures, and to what these add to the image embedding."""
 
 
 class RandomPositionEncoding(nnx.Module):
@@ -171,10 +180,15 @@ class PromptEncoder(nnx.Module):
         kinds = jnp.stack([self.not_a_point[...], *(self.point_embeddings[str(i)][...] for i in range(4))])
         return position + kinds[labels + 1], valid
 
-    def drawing(self, prompts: Prompts, image_size: int) -> Float[Array, "b p s4 s4 c"]:
-        """The prompts as pictures."""
+    def drawing(self, prompts: Prompts, image_size: int) -> Drawing:
+        """The prompts, to be drawn; for models with `drawing_channels`."""
         coords, labels, valid = self._points(prompts)
-        return draw(coords, jnp.where(valid, labels, NOT_A_POINT), image_size, image_size // 4)
+
+        def finish(coords: Array, labels: Array) -> tuple[Array, Array]:
+            picture = draw(coords, labels, image_size, image_size // 4)
+            return picture, self.drawing_downscaling(jnp.moveaxis(picture, 2, -1))
+
+        return Drawing((coords, jnp.where(valid, labels, NOT_A_POINT)), finish)
 
     def _points(self, prompts: Prompts) -> tuple[Float[Array, "b p t 2"], Int[Array, "b p t"], Bool[Array, "b p t"]]:
         """Coordinates from the corner of the frame, labels, and which count: points, then corners or not-a-point."""

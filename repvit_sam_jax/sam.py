@@ -30,7 +30,7 @@ from .encoders.vit import ViTEncoder
 from .layers import Keys, Stages
 from .mask_decoder import MaskDecoder
 from .model import Model, Params, to_params
-from .prompt_encoder import PromptEncoder, Prompts
+from .prompt_encoder import Drawing, PromptEncoder, Prompts
 
 
 class _Modules(nnx.Module):
@@ -194,8 +194,8 @@ class Sam(Model[SamConfig]):
 
     def _embed_prompts(
         self, modules: _Modules, embeddings: Array, prompts: Prompts
-    ) -> tuple[Array, Array, Array, Array, Array | None]:
-        """Image with the dense prompt, its positions, prompt tokens, their validity, and the drawn prompts if any."""
+    ) -> tuple[Array, Array, Array, Array, Drawing | None]:
+        """Image with the dense prompt, its positions, prompt tokens, their validity, and what is to be drawn."""
         self._check_prompts(embeddings, prompts)
         tokens, valid = modules.prompt_encoder.sparse(prompts, self.config.image_size)
         masks = None if prompts.masks is None else jnp.asarray(prompts.masks)
@@ -203,7 +203,6 @@ class Sam(Model[SamConfig]):
         drawing = None
         if self.config.mask_decoder.drawing_channels:
             drawing = modules.prompt_encoder.drawing(prompts, self.config.image_size)
-            image = image + modules.prompt_encoder.drawing_downscaling(drawing)
         return image, modules.prompt_encoder.position.grid(self.config.embedding_size), tokens, valid, drawing
 
     def _check_images(self, images: Array) -> None:

@@ -133,7 +133,9 @@ def test_drawn_prompts():
     labels[1, 2, 0] = -1
     found = prompt_encoder.draw(coords + np.float32(0.5), labels, 128, 32)
     for at in np.ndindex(2, 3):
-        np.testing.assert_allclose(found[at], plainly_drawn(coords[at], labels[at], 128, 32), atol=1e-5)
+        np.testing.assert_allclose(
+            np.moveaxis(found[at], 0, -1), plainly_drawn(coords[at], labels[at], 128, 32), atol=1e-5
+        )
 
 
 @pytest.mark.torch

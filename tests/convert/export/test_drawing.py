@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 
+from convert.parity import parity
 from repvit_sam_jax import checkpoint
 
 pytestmark = pytest.mark.torch
@@ -21,3 +22,11 @@ def test_exports_draw(tiny_drawing, tmp_path, form):
     report = getattr(exporter, f"export_{form}")(tmp_path / "x.safetensors", out)
     assert report.passed
     assert out.exists()
+
+
+def test_parity_of_what_is_drawn(tiny_drawing, tmp_path):
+    model, params = tiny_drawing
+    checkpoint.save(tmp_path / "x.safetensors", params, checkpoint.Metadata(model.config, "deploy"))
+    report = parity(tmp_path / "x.safetensors")
+    assert report.passed
+    assert "drawing" in {row.stage for row in report.rows}
