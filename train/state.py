@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from repvit_sam_jax import Sam, split_batch_stats
-from repvit_sam_jax.config import get_config
+from repvit_sam_jax.config import ModelConfig, get_config
 from repvit_sam_jax.loading import read_params
 from repvit_sam_jax.model import Params
 
@@ -72,21 +73,13 @@ def make_student(recipe: Recipe) -> Sam:
 def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Params:
     """The student's params before the first step.
 
-    The `init` file may be of the student but for `drawing_channels`: then what draws prompts is as `Sam.init` makes it.
-
     Raises:
       ValueError: the `init` file is of another model, or the teacher's decoder does not fit the student's embeddings.
     """
     if recipe.init is None:
         params = student.init(jax.random.key(recipe.seed))
     else:
-        config, _, params = read_params(recipe.init, "train")
-        decoder = student.config.mask_decoder
-        plain = dataclasses.replace(student.config, mask_decoder=dataclasses.replace(decoder, drawing_channels=0))
-        if decoder.drawing_channels and config == dataclasses.replace(plain, image_size=config.image_size):
-            start = student.init(jax.random.key(recipe.seed))
-            drawing = {part: {**start[part], **params[part]} for part in ("prompt_encoder", "mask_decoder")}
-            config, params = student.config, {**params, **drawing}
+        config, params = read_start(recipe.init, student, recipe.seed)
         if dataclasses.replace(config, image_size=student.config.image_size) != student.config:
             raise ValueError(f"init {recipe.init} holds {config.name}, and the student is {student.config.name}")
     if teacher is None or recipe.decoder == "init":
@@ -98,6 +91,22 @@ def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Par
         )
     parts = ("prompt_encoder", "mask_decoder")
     return {**params, **{part: jax.tree.map(jnp.array, teacher.params[part]) for part in parts}}
+
+
+def read_start(path: str | os.PathLike, student: Sam, seed: int) -> tuple[ModelConfig, Params]:
+    """A file's config and params, in training form.
+
+    A model that is the student but for `drawing_channels`, and has none, becomes the student: what draws its prompts is
+    as `Sam.init` makes it from the seed.
+    """
+    config, _, params = read_params(path, "train")
+    decoder = student.config.mask_decoder
+    plain = dataclasses.replace(student.config, mask_decoder=dataclasses.replace(decoder, drawing_channels=0))
+    if not decoder.drawing_channels or config != dataclasses.replace(plain, image_size=config.image_size):
+        return config, params
+    start = jax.tree.map(np.asarray, student.init(jax.random.key(seed)))
+    drawing = {part: {**start[part], **params[part]} for part in ("prompt_encoder", "mask_decoder")}
+    return dataclasses.replace(student.config, image_size=config.image_size), {**params, **drawing}
 
 
 def create(recipe: Recipe, params: Params, optimizer: optax.GradientTransformation) -> TrainState:

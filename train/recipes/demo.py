@@ -73,4 +73,4 @@ demo_7 = dataclasses.replace(
     prompting=dataclasses.replace(demo_6.prompting, box_noise=0.0, box_probability=0.7),
 )
 """Self-training: two fifths are windows of photos with pseudo-labels. Gentle, twice, and averaged likewise. Stages 8
-and 9 are the same again, with 420 and 450 steps."""
+to 10 are the same again, with 420, 450 and 800 steps."""
