@@ -57,7 +57,7 @@ def test_twin_has_the_same_entries(name, form):
 def test_no_rule_is_idle():
     """Every rule serves some array of some preset and form, so that none is left over from a rename."""
     used = set()
-    for name in ("tiny", "repvit_sam_m0_6", "tiny_vit_sam", "tiny_mobile_sam", "repvit_m0_6_distill"):
+    for name in ("tiny", "demo", "repvit_sam_m0_6", "tiny_vit_sam", "tiny_mobile_sam", "repvit_m0_6_distill"):
         for form in FORMS:
             used |= set(mapping.state_dict_entries(MODELS[name], form))
     idle = [rule.torch for rule in RULES if not any(_matches(rule.torch, key) for key in used)]
