@@ -138,6 +138,18 @@ def test_drawn_prompts():
         )
 
 
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_drawn_prompts_few_at_a_time(tiny_drawing, embeddings, monkeypatch, size):
+    """As a mask generator asks for them, and as training does: all at once."""
+    model, params = tiny_drawing
+    prompts = make_prompts(n=2, p=3, boxes=True)
+    expected = jax.tree.map(lambda x: x[:, :, 1:], jax.jit(model.decode_all)(params, embeddings, prompts))
+    monkeypatch.setattr(mask_decoder, "over_prompts", lambda f, arrays: mask_decoder._in_chunks(f, size, arrays))
+    close(jax.jit(lambda *arguments: model.decode(*arguments))(params, embeddings, prompts), expected, bound=1e-5)
+    above = jax.jit(lambda *arguments: model._decode_above(*arguments))(params, embeddings, prompts, -np.inf)
+    close(above, expected, bound=1e-5)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("draws", [False, True])
 def test_uneven_prompts_equal_pytorch(tiny, tiny_drawing, embeddings, draws):

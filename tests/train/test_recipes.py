@@ -18,7 +18,7 @@ from repvit_sam_jax.loading import read_params
 from train import __main__ as command
 from train.optim import make_optimizer
 from train.recipe import from_json, get_recipe, recipes, to_json
-from train.state import abstract_batch, abstract_state, initial_params, make_student
+from train.state import abstract_batch, abstract_state, initial_params, make_student, read_start
 from train.step import make_step
 from train.teacher import abstract_teacher, load_teacher, needed_params
 
@@ -146,6 +146,8 @@ def test_drawn_prompts_start_by_cutting_masks_off_at_boxes(tiny_train, tiny_draw
     student = make_student(recipe)
     params = initial_params(recipe, student, None)
     assert jax.tree.structure(params) == jax.tree.structure(student.abstract_params())
+    assert read_start(path, student, 0)[0] == dataclasses.replace(student.config, image_size=128)
+    assert read_start(path, Sam(PRESETS["tiny_mobile_sam"], "train"), 0)[0] == PRESETS["tiny"]
     plain, images = Sam(get_config("tiny", 64), "train"), np.zeros((1, 64, 64, 3), np.float32)
     box = np.array([[[8.0, 16.0, 40.0, 48.0]]], np.float32) - 0.5  # whole pixels of the low-resolution mask
     points = dataclasses.replace(make_prompts(b=1, p=1), boxes=None)
