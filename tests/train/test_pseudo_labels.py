@@ -139,26 +139,32 @@ def test_masks_are_the_mean_of_the_predictor_s_two_answers(teacher, labeller, wh
     """Step by step, box by box, by the public predictor."""
     areas, place = (600.0, 40000.0), (0, 0, *whole.size)
     image = whole.image
-    found = labeller._look(image, 7, np.random.default_rng(2), areas, place, whole.size)
-    assert len(found) >= 2
     frame = np.zeros((1, SIZE, SIZE, 3), np.uint8)
     frame[0, : image.shape[0]] = image
     embedding = labeller._encode(frame, np.array([image.shape[:2]], np.int32))
-    boxes = labeller._propose(embedding, image.shape[:2], 7, areas, np.random.default_rng(2))
     predictor = SamPredictor(teacher.model, teacher.params)
-    expected = []
-    for box in boxes:
-        both = []
-        for view, given in [(image, box), (image[:, ::-1], np.array([255 - box[2], box[1], 255 - box[0], box[3]]))]:
-            predictor.set_image(np.ascontiguousarray(view))
-            both.append(predictor.predict(box=given, multimask_output=False, return_logits=True)[0][0])
-        mask = (both[0] + both[1][:, ::-1]) / 2 > 0
-        top, left, bottom, right = (int(box[i]) + d for i, d in ((1, -1), (0, -1), (3, 2), (2, 2)))
-        inside = np.zeros_like(mask)
-        inside[max(top, 0) : bottom, max(left, 0) : right] = True
-        expected.append(labels._without_crumbs(mask & inside))
-    for mask, _ in found:
-        assert iou(np.array(expected), mask).max() > 0.999
+    count = 0
+    for seed in range(4):  # one look finds few things, and how many is the model's chance
+        found = labeller._look(image, 7, np.random.default_rng(seed), areas, place, whole.size)
+        boxes = labeller._propose(embedding, image.shape[:2], 7, areas, np.random.default_rng(seed))
+        expected = []
+        for box in boxes:
+            both = []
+            mirrored = np.array([255 - box[2], box[1], 255 - box[0], box[3]])
+            for view, given in [(image, box), (image[:, ::-1], mirrored)]:
+                predictor.set_image(np.ascontiguousarray(view))
+                # Without the padding, which the predictor's own masks blend into what is beside it.
+                both.append(predictor.predict(box=given, multimask_output=False)[2][0, :48, :64])
+            mean = Image.fromarray((both[0] + both[1][:, ::-1]) / 2)
+            mask = np.asarray(mean.resize((256, 192), Image.Resampling.BILINEAR)) > 0
+            top, left, bottom, right = (int(box[i]) + d for i, d in ((1, -1), (0, -1), (3, 2), (2, 2)))
+            inside = np.zeros_like(mask)
+            inside[max(top, 0) : bottom, max(left, 0) : right] = True
+            expected.append(labels._without_crumbs(mask & inside))
+        for mask, _ in found:
+            assert iou(np.array(expected), mask).max() > 0.999
+        count += len(found)
+    assert count >= 8
 
 
 def test_things_that_go_on_outside_of_a_part_are_left_out(labeller, photo):
