@@ -143,6 +143,8 @@ def _mask_decoder() -> Iterator[Rule]:
         f"{torch}.output_hypernetworks_mlps.{{i}}.layers.{{j}}", f"{jax}/hypernetworks/{{i}}/layers/{{j}}", "linear"
     )
     yield from _weighted(f"{torch}.drawing_head", f"{jax}/drawing_head", "linear")
+    for name in ("unary", "pairwise", "slope"):
+        yield Rule(f"{torch}.crf.{name}", f"{jax}/crf/{name}", "same")
     yield from _weighted(f"{torch}.iou_prediction_head.layers.{{i}}", f"{jax}/iou_head/layers/{{i}}", "linear")
     torch, jax = f"{torch}.transformer", f"{jax}/transformer"
     yield from _attention(f"{torch}.final_attn_token_to_image", f"{jax}/final_attn_token_to_image")
@@ -161,6 +163,7 @@ RULES: tuple[Rule, ...] = (
     *_vit_encoder(),
     *_tiny_vit_encoder(),
     *_neck(),
+    *_weighted("image_encoder.pixel_features.linear", "image_encoder/pixel_features/linear", "pointwise"),
     *_prompt_encoder(),
     *_mask_decoder(),
     *_repvit("features", "backbone"),

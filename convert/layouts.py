@@ -29,7 +29,7 @@ class Layout:
             value = np.squeeze(value, self.squeeze)
         if self.permutation is not None:
             value = np.transpose(value, self.permutation)
-        return np.ascontiguousarray(value)
+        return np.asarray(value, order="C")
 
     def to_torch(self, value: np.ndarray) -> np.ndarray:
         """The inverse of `to_jax`."""
@@ -39,7 +39,7 @@ class Layout:
             value = np.transpose(value, np.argsort(self.permutation))
         if self.squeeze:
             value = np.expand_dims(value, self.squeeze)
-        return np.ascontiguousarray(value)
+        return np.asarray(value, order="C")
 
 
 LAYOUTS: dict[str, Layout] = {

@@ -180,13 +180,16 @@ class _Reference:
         self.size, self.images = image.shape[:2], transforms.preprocess(image, config.image_size)
         self.cases = cases(self.size, config.image_size)
         self.encoder = _twin_stages(twin.image_encoder, self.images)
-        embedding = torch.from_numpy(self.encoder["embedding"]).permute(0, 3, 1, 2)
+        parts = [self.encoder[name] for name in ("embedding", "pixel_features") if name in self.encoder]
+        self.embedding = np.concatenate(parts, axis=-1)
+        embedding = torch.from_numpy(self.embedding).permute(0, 3, 1, 2)
+        seen, _ = twin.mask_decoder.parts(embedding)
         self.decoder: dict[str, dict[str, np.ndarray]] = {}
         for case in self.cases:
             with _Recording(twin, _decoder_stages(config)) as recorded:
                 masks, iou = twin.decode(embedding, **self._arguments(case))
             tokens, dense, drawing = recorded.pop("prompt")
-            decoded = {"prompt_tokens": tokens[None], "dense_prompt": (embedding + dense).permute(0, 2, 3, 1)[None]}
+            decoded = {"prompt_tokens": tokens[None], "dense_prompt": (seen + dense).permute(0, 2, 3, 1)[None]}
             if drawing is not None:
                 decoded["drawing"] = drawing[None]
             for name, value in recorded.items():
@@ -250,7 +253,7 @@ Decode = Callable[[Any, Prompts], tuple[Any, ...]]
 
 
 def _compare_decoder(case: Case, decode: Decode, reference: _Reference) -> list[Row]:
-    *_, stages = decode(reference.encoder["embedding"], case.prompts(reference.mask_input(case)))
+    *_, stages = decode(reference.embedding, case.prompts(reference.mask_input(case)))
     rows = []
     for name, expected in reference.decoder[case.name].items():
         # Three IoUs can be nearly equal, so their deviation is no scale; they live on [0, 1].

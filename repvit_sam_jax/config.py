@@ -126,6 +126,9 @@ class MaskDecoderConfig:
     drawing_channels: int = 0
     """0 is SAM. Else the decoder also sees a picture of each prompt, as large as the masks (`prompt_encoder.draw`):
     through so many hidden channels beside the mask prompt, and as a weighted sum beside the masks' logits."""
+    crf_channels: int = 0
+    """0 is SAM. Else masks follow the edges of the image (`crf.MeanField`), seen through so many channels at S/4, which
+    the image encoder makes and which lie behind the others in the image embedding."""
 
     @property
     def num_mask_tokens(self) -> int:
@@ -153,6 +156,8 @@ class SamConfig:
         object.__setattr__(self, "image_size", _plain(self.image_size))
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {self.image_size}")
+        if self.mask_decoder.crf_channels and not isinstance(self.image_encoder, RepViTConfig):
+            raise ValueError(f"crf_channels need an encoder of the family repvit, got {self.image_encoder.family}")
 
     @property
     def has_batch_norm(self) -> bool:
@@ -163,6 +168,11 @@ class SamConfig:
     def embedding_size(self) -> int:
         """Side of the image embedding: S / 16."""
         return self.image_size // 16
+
+    @property
+    def embedding_channels(self) -> int:
+        """Of the image embedding: the decoder's, and 16 pixels of what its CRF sees."""
+        return self.mask_decoder.embed_dim + 16 * self.mask_decoder.crf_channels
 
     @property
     def low_res_size(self) -> int:
@@ -221,7 +231,9 @@ _ENCODERS = {
 
 _TINY_DECODER = MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8)
 _SMALL_DECODER = MaskDecoderConfig(embed_dim=64, num_heads=4, mlp_dim=256, iou_head_hidden_dim=64)
-_DEMO_DECODER = MaskDecoderConfig(embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128, drawing_channels=64)
+_DEMO_DECODER = MaskDecoderConfig(
+    embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128, drawing_channels=64, crf_channels=8
+)
 _TINY_REPVIT = RepViTConfig(channels=(8, 16, 24, 32), depths=(3, 2, 5, 2))
 
 PRESETS: dict[str, SamConfig] = {

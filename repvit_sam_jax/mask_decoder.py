@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .config import MaskDecoderConfig
+from .crf import Affinities, MeanField, affinities
 from .layers import MLP, Keys, LayerNorm, Linear, Stages, gelu
 from .prompt_encoder import DRAWN, Drawing
 from .transformer import TwoWayTransformer
@@ -133,6 +134,8 @@ class MaskDecoder(nnx.Module):
             # Masks begin with nothing outside of boxes, and all else has no effect.
             self.drawing_head.kernel = nnx.Param(jnp.zeros((dim, DRAWN), jnp.float32))
             self.drawing_head.bias = nnx.Param(jnp.zeros(DRAWN, jnp.float32).at[1].set(-8.0))
+        if config.crf_channels:
+            self.crf = MeanField()
 
     def __call__(
         self,
@@ -141,6 +144,7 @@ class MaskDecoder(nnx.Module):
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
         drawing: Drawing | None = None,
+        pixels: Float[Array, "b h w d"] | None = None,
         *,
         multimask_output: bool | None = True,
         stages: Stages | None = None,
@@ -149,14 +153,16 @@ class MaskDecoder(nnx.Module):
 
         `image` is the embedding plus the dense prompt, and has p0 = 1 when all prompts of an image share it. With
         `multimask_output` the masks are SAM's tokens 1-3, without it token 0, and with None all four: for training,
-        which keeps every prompt's intermediates for its gradients, and so takes all prompts at once.
+        which keeps every prompt's intermediates for its gradients, and so takes all prompts at once. `pixels` are what
+        the encoder's `PixelFeatures` are, for models with a CRF.
         """
+        affinity = None if pixels is None else affinities(pixels)
         attend, prompts = self._prepare(image, image_pe, tokens, token_valid, drawing, multimask_output)
 
         def decode(prompts: Any) -> tuple[Array, Array, Stages]:
             record: Stages = {}
             pending, iou = attend(prompts, record)
-            return self.upscale(pending), iou, {} if stages is None else record
+            return self.upscale(pending, affinity), iou, {} if stages is None else record
 
         masks, iou, record = decode(prompts) if multimask_output is None else over_prompts(decode, prompts)
         if stages is not None:
@@ -170,24 +176,29 @@ class MaskDecoder(nnx.Module):
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
         drawing: Drawing | None,
+        pixels: Float[Array, "b h w d"] | None,
         iou_threshold: Float[Array, ""],
     ) -> tuple[Float[Array, "b p m h4 w4"], Float[Array, "b p m"]]:
         """What `__call__` returns for several masks; zeros where no predicted IoU exceeds the threshold."""
+        affinity = None if pixels is None else affinities(pixels)
         attend, prompts = self._prepare(image, image_pe, tokens, token_valid, drawing, multimask_output=True)
 
         def decode(prompts: Any) -> tuple[Array, Array]:
             pending, iou = attend(prompts)
-            return self._upscale_some(pending, (iou > iou_threshold).any(-1)), iou
+            return self._upscale_some(pending, affinity, (iou > iou_threshold).any(-1)), iou
 
         return over_prompts(decode, prompts)
 
-    def upscale(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
+    def upscale(self, pending: Pending, affinity: Affinities | None) -> Float[Array, "b p m h4 w4"]:
         """Mask logits, float32."""
         masks = lax.platform_dependent(pending, cpu=self._upscale, default=self._upscale_packed)
-        if pending.picture is None or pending.picture_weights is None:
-            return masks
-        flat = pending.picture.reshape(*pending.picture.shape[:3], -1)
-        return masks + jnp.matmul(pending.picture_weights, flat, precision=lax.Precision.HIGHEST).reshape(masks.shape)
+        picture = None
+        if pending.picture is not None and pending.picture_weights is not None:
+            flat = pending.picture.reshape(*pending.picture.shape[:3], -1)
+            picture = jnp.matmul(pending.picture_weights, flat, precision=lax.Precision.HIGHEST).reshape(masks.shape)
+        if affinity is not None:
+            return self.crf(masks, picture, affinity)
+        return masks if picture is None else masks + picture
 
     def _upscale_packed(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
         b, p, n, dim = pending.image.shape
@@ -205,13 +216,15 @@ class MaskDecoder(nnx.Module):
         masks = masks.reshape(b, p, side, side, 2, 2, 2, 2, -1).transpose(0, 1, 8, 2, 4, 6, 3, 5, 7)
         return masks.reshape(b, p, -1, 4 * side, 4 * side)
 
-    def _upscale_some(self, pending: Pending, wanted: Bool[Array, "b p"]) -> Float[Array, "b p m h4 w4"]:
+    def _upscale_some(
+        self, pending: Pending, affinity: Affinities | None, wanted: Bool[Array, "b p"]
+    ) -> Float[Array, "b p m h4 w4"]:
         """`upscale` of the wanted prompts, eight at a time; most others are zeros."""
         (b, p, n, _), m = pending.image.shape, pending.weights.shape[2]
         side = 4 * math.isqrt(n)
         zeros = jnp.zeros((b, p, m, side, side), jnp.float32)
         if p == 1:
-            return lax.cond(wanted.any(), self.upscale, lambda _: zeros, pending)
+            return lax.cond(wanted.any(), lambda: self.upscale(pending, affinity), lambda: zeros)
         size, images = min(p, 8), jnp.arange(b)[:, None]
         order = jnp.argsort(~wanted, axis=1, stable=True)
         order = jnp.pad(order, ((0, 0), (0, -p % size)), mode="edge")
@@ -219,7 +232,7 @@ class MaskDecoder(nnx.Module):
         def some(i: Array, masks: Array) -> Array:
             numbers = lax.dynamic_slice_in_dim(order, i * size, size, axis=1)
             chosen = jax.tree.map(lambda array: array[images, numbers], pending)
-            return masks.at[images, numbers].set(self.upscale(chosen))
+            return masks.at[images, numbers].set(self.upscale(chosen, affinity))
 
         return lax.fori_loop(0, (wanted.sum(1).max() + size - 1) // size, some, zeros)
 

@@ -87,13 +87,24 @@ def tiny(tiny_train) -> tuple[Sam, dict]:
     return Sam(PRESETS["tiny"], "deploy"), reparam.fuse(tiny_train[1])
 
 
+def tiny_with(**decoder: int) -> tuple[Sam, dict]:
+    model = Sam(
+        dataclasses.replace(PRESETS["tiny"], mask_decoder=dataclasses.replace(PRESETS["tiny"].mask_decoder, **decoder)),
+        "train",
+    )
+    return Sam(model.config), reparam.fuse(random_params(model))
+
+
 @pytest.fixture(scope="session")
 def tiny_drawing() -> tuple[Sam, dict]:
-    """Like `tiny`, and draws its prompts, as the demonstration model does."""
-    decoder = dataclasses.replace(PRESETS["tiny"].mask_decoder, drawing_channels=16)
-    model = Sam(dataclasses.replace(PRESETS["tiny"], mask_decoder=decoder), "train")
-    params = random_params(model)
-    return Sam(model.config), reparam.fuse(params)
+    """Like `tiny`, and draws its prompts."""
+    return tiny_with(drawing_channels=16)
+
+
+@pytest.fixture(scope="session")
+def tiny_crf() -> tuple[Sam, dict]:
+    """Like `tiny`, draws its prompts and has a CRF, as the demonstration model."""
+    return tiny_with(drawing_channels=16, crf_channels=4)
 
 
 @pytest.fixture

@@ -82,6 +82,19 @@ def test_drawn_prompts_equal_pytorch(tiny_drawing, embeddings, kind):
     check_pytorch(*tiny_drawing, twin_of(*tiny_drawing), embeddings, make_prompts(**KINDS[kind]), True)
 
 
+@pytest.fixture(scope="module")
+def with_pixels(embeddings):
+    """And what a CRF of four channels sees, pixels that look like each other and pixels that do not."""
+    pixels = np.random.default_rng(6).normal(size=(2, 8, 8, 64)).astype(np.float32)
+    return np.concatenate([embeddings, 0.5 * pixels], axis=-1)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("kind", "multimask_output"), [("point", True), ("box", False), ("masks", True)])
+def test_crf_equals_pytorch(tiny_crf, with_pixels, kind, multimask_output):
+    check_pytorch(*tiny_crf, twin_of(*tiny_crf), with_pixels, make_prompts(**KINDS[kind]), multimask_output)
+
+
 def check_pytorch(model, params, twin, embeddings, prompts, multimask_output):
     decode = jax.jit(partial(model.decode, multimask_output=multimask_output))
     masks, iou = decode(params, embeddings, prompts)
@@ -139,9 +152,9 @@ def test_drawn_prompts():
 
 
 @pytest.mark.parametrize("size", [1, 2, 64])
-def test_drawn_prompts_few_at_a_time(tiny_drawing, embeddings, monkeypatch, size):
+def test_drawn_prompts_few_at_a_time(tiny_crf, with_pixels, monkeypatch, size):
     """As a mask generator asks for them, and as training does: all at once."""
-    model, params = tiny_drawing
+    (model, params), embeddings = tiny_crf, with_pixels
     prompts = make_prompts(n=2, p=3, boxes=True)
     expected = jax.tree.map(lambda x: x[:, :, 1:], jax.jit(model.decode_all)(params, embeddings, prompts))
     monkeypatch.setattr(mask_decoder, "over_prompts", lambda f, arrays: mask_decoder._in_chunks(f, size, arrays))

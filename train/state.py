@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from repvit_sam_jax import Sam, split_batch_stats
-from repvit_sam_jax.config import ModelConfig, get_config
+from repvit_sam_jax.config import ModelConfig, SamConfig, get_config
 from repvit_sam_jax.loading import read_params
 from repvit_sam_jax.model import Params
 
@@ -96,17 +96,18 @@ def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Par
 def read_start(path: str | os.PathLike, student: Sam, seed: int) -> tuple[ModelConfig, Params]:
     """A file's config and params, in training form.
 
-    A model that is the student but for `drawing_channels`, and has none, becomes the student: what draws its prompts is
-    as `Sam.init` makes it from the seed.
+    A model that is the student but for `drawing_channels` or `crf_channels`, of which it has none, becomes the student:
+    what draws its prompts, and its CRF, are as `Sam.init` makes them from the seed.
     """
     config, _, params = read_params(path, "train")
-    decoder = student.config.mask_decoder
-    plain = dataclasses.replace(student.config, mask_decoder=dataclasses.replace(decoder, drawing_channels=0))
-    if not decoder.drawing_channels or config != dataclasses.replace(plain, image_size=config.image_size):
+    wanted = dataclasses.replace(student.config, image_size=config.image_size)
+    if not isinstance(config, SamConfig) or config == wanted:
+        return config, params
+    absent = {n: 0 for n in ("drawing_channels", "crf_channels") if not getattr(config.mask_decoder, n)}
+    if config != dataclasses.replace(wanted, mask_decoder=dataclasses.replace(wanted.mask_decoder, **absent)):
         return config, params
     start = jax.tree.map(np.asarray, student.init(jax.random.key(seed)))
-    drawing = {part: {**start[part], **params[part]} for part in ("prompt_encoder", "mask_decoder")}
-    return dataclasses.replace(student.config, image_size=config.image_size), {**params, **drawing}
+    return wanted, {part: {**start[part], **params[part]} for part in params}
 
 
 def create(recipe: Recipe, params: Params, optimizer: optax.GradientTransformation) -> TrainState:

@@ -124,10 +124,15 @@ def _loss(
     if recipe.losses.embeddings:
         side = student.config.embedding_size
         counted = None if recipe.losses.padding else valid_positions(batch["size"], side, images.shape[1])
+        # Not what a CRF sees, which lies behind.
+        mine, theirs = (
+            values[..., : model.config.mask_decoder.embed_dim]
+            for values, model in ((embeddings, student), (target, teacher or student))
+        )
         for name, measure in (("mse", losses.embedding_mse), ("cosine", losses.embedding_cosine)):
             if getattr(recipe.losses, name):
                 with jax.named_scope("losses"):
-                    metrics[name] = measure(embeddings, target, counted)
+                    metrics[name] = measure(mine, theirs, counted)
     if recipe.losses.masks:
         answer = functools.partial(student.decode_all, params, embeddings)
         model = None

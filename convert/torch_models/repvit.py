@@ -9,6 +9,7 @@ from repvit_sam_jax.config import ClassifierConfig, RepViTBlockConfig, RepViTCon
 from repvit_sam_jax.layers import squeeze_width
 
 from .common import ConvBN, neck, scale_and_shift, with_weights
+from .crf import PixelFeatures
 
 
 class RepVGGDW(nn.Module):
@@ -102,15 +103,26 @@ class RepViT(nn.Module):
 class RepViTEncoder(RepViT):
     """Images [B, 3, S, S] to embeddings [B, C, S/16, S/16]."""
 
-    def __init__(self, config: RepViTConfig, out_channels: int):
+    def __init__(self, config: RepViTConfig, out_channels: int, crf_channels: int = 0):
         super().__init__(config)
+        self.first_stage = config.depths[0] + 1
         self.neck = neck(config.channels[-1], out_channels)
+        self.pixel_features = PixelFeatures(config.channels[0], crf_channels) if crf_channels else None
 
     def stages(self) -> dict[str, tuple[str, bool]]:
-        return {**super().stages(), "neck": ("neck.1", True), "embedding": ("neck.3", True)}
+        pixels = {} if self.pixel_features is None else {"pixel_features": ("pixel_features", True)}
+        return {**super().stages(), "neck": ("neck.1", True), "embedding": ("neck.3", True), **pixels}
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.neck(self.extract(x))
+    def forward(self, images: Tensor) -> Tensor:
+        if self.pixel_features is None:
+            return self.neck(self.extract(images))
+        x = images
+        for feature in self.features[: self.first_stage]:
+            x = feature(x)
+        pixels = self.pixel_features(images, x)
+        for feature in self.features[self.first_stage :]:
+            x = feature(x)
+        return torch.cat([self.neck(x), pixels], dim=1)
 
 
 class BNLinear(nn.Sequential):

@@ -16,6 +16,7 @@ from repvit_sam_jax.config import EncoderConfig, MaskDecoderConfig, SamConfig, T
 from repvit_sam_jax.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, DISC_RADIUS, DRAWN, FOREGROUND, TOP_LEFT
 
 from .common import MLP, LayerNorm2d, fuse
+from .crf import MeanField
 from .repvit import RepViTEncoder
 from .tiny_vit import TinyViTEncoder
 from .vit import ViTEncoder
@@ -223,9 +224,22 @@ class MaskDecoder(nn.Module):
         hidden = [config.iou_head_hidden_dim] * (config.iou_head_depth - 1)
         self.iou_prediction_head = MLP((dim, *hidden, count))
         self.drawing_head = nn.Linear(dim, DRAWN) if config.drawing_channels else None
+        self.crf = MeanField() if config.crf_channels else None
+        self.embed_dim = dim
+
+    def parts(self, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the transformer attends to, and what the CRF sees."""
+        if self.crf is None:
+            return embedding, None
+        return embedding[:, : self.embed_dim], embedding[:, self.embed_dim :]
 
     def forward(
-        self, image: Tensor, image_pe: Tensor, tokens: Tensor, drawing: Tensor | None = None
+        self,
+        image: Tensor,
+        image_pe: Tensor,
+        tokens: Tensor,
+        drawing: Tensor | None = None,
+        pixels: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         count, (h, w) = tokens.shape[0], image.shape[2:]
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
@@ -234,19 +248,25 @@ class MaskDecoder(nn.Module):
         tokens, image = self.transformer(image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2), tokens)
         upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, (h, w)))
         weights = [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
-        masks = torch.stack(weights, dim=1) @ upscaled.flatten(2)
+        side = (4 * h, 4 * w)
+        masks = (torch.stack(weights, dim=1) @ upscaled.flatten(2)).unflatten(2, side)
+        picture = None
         if self.drawing_head is not None and drawing is not None:
-            masks = masks + self.drawing_head(tokens[:, 1 : 1 + len(weights)]) @ drawing.flatten(2)
-        return masks.unflatten(2, (4 * h, 4 * w)), self.iou_prediction_head(tokens[:, 0])
+            picture = (self.drawing_head(tokens[:, 1 : 1 + len(weights)]) @ drawing.flatten(2)).unflatten(2, side)
+        if self.crf is not None and pixels is not None:
+            masks = self.crf(masks, picture, pixels)
+        elif picture is not None:
+            masks = masks + picture
+        return masks, self.iou_prediction_head(tokens[:, 0])
 
 
-def image_encoder(config: EncoderConfig, out_channels: int) -> RepViTEncoder | ViTEncoder | TinyViTEncoder:
+def image_encoder(config: EncoderConfig, decoder: MaskDecoderConfig) -> RepViTEncoder | ViTEncoder | TinyViTEncoder:
     """The encoder of a config's family."""
     if isinstance(config, ViTConfig):
-        return ViTEncoder(config, out_channels)
+        return ViTEncoder(config, decoder.embed_dim)
     if isinstance(config, TinyViTConfig):
-        return TinyViTEncoder(config, out_channels)
-    return RepViTEncoder(config, out_channels)
+        return TinyViTEncoder(config, decoder.embed_dim)
+    return RepViTEncoder(config, decoder.embed_dim, decoder.crf_channels)
 
 
 class Sam(nn.Module):
@@ -255,7 +275,7 @@ class Sam(nn.Module):
     def __init__(self, config: SamConfig):
         super().__init__()
         self.config = config
-        self.image_encoder = image_encoder(config.image_encoder, config.mask_decoder.embed_dim)
+        self.image_encoder = image_encoder(config.image_encoder, config.mask_decoder)
         self.prompt_encoder = PromptEncoder(config)
         self.mask_decoder = MaskDecoder(config.mask_decoder)
 
@@ -283,6 +303,7 @@ class Sam(nn.Module):
         `masks` [P, 1, S/4, S/4].
         """
         tokens, dense, drawing = self.prompt_encoder(coords, labels, boxes, masks)
-        logits, iou = self.mask_decoder(embedding + dense, self.prompt_encoder.image_pe(), tokens, drawing)
+        image, pixels = self.mask_decoder.parts(embedding)
+        logits, iou = self.mask_decoder(image + dense, self.prompt_encoder.image_pe(), tokens, drawing, pixels)
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         return logits[:, chosen], iou[:, chosen]

@@ -221,7 +221,7 @@ def test_shards(folder, teacher, tmp_path):
         assert len(masks) >= labels.FEWEST
         for mask, about in zip(masks, content["annotations"], strict=True):
             assert about["area"] == mask.sum()
-            assert labels.AGREEMENT <= about["predicted_iou"] == about["stability_score"] < 1
+            assert labels.AGREEMENT <= about["predicted_iou"] == about["stability_score"] <= 1
         assert make_example(record, ExampleConfig(SIZE, num_masks=4))["valid"].any()
     assert written[0].photo != written[1].photo
     for other in dataclasses.replace(teacher, identity="other"), load_teacher("demo", SIZE, "bfloat16"):

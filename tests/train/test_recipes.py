@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from repvit_sam_jax import PRESETS, Sam, checkpoint
+from repvit_sam_jax import PRESETS, Sam, checkpoint, crf
 from repvit_sam_jax.config import MODELS, get_config
 from repvit_sam_jax.loading import read_params
 from train import __main__ as command
@@ -163,6 +163,29 @@ def test_drawn_prompts_start_by_cutting_masks_off_at_boxes(tiny_train, tiny_draw
             outside[4:12, 2:10] = False
             masks[..., outside] -= 8
         np.testing.assert_allclose(drawn, masks, atol=1e-5)
+
+
+def test_a_crf_starts_on_weights_without_one(tiny_train, tiny_crf, tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
+    config = tiny_crf[0].config
+    monkeypatch.setitem(PRESETS, "crf", config)
+    monkeypatch.setitem(MODELS, "crf", config)
+    recipe = dataclasses.replace(get_recipe("smoke"), student="crf", init=str(path), image_size=64)
+    student = make_student(recipe)
+    params = initial_params(recipe, student, None)
+    assert jax.tree.structure(params) == jax.tree.structure(student.abstract_params())
+    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
+    plain, prompts = Sam(get_config("tiny", 64), "train"), make_prompts(b=1, p=2, n=1)
+    embedding, expected = student.encode(params, images), plain.encode(tiny_train[1], images)
+    width = plain.config.embedding_channels
+    np.testing.assert_allclose(embedding[..., :width], expected, atol=1e-5)
+    assert embedding.shape[-1] == student.config.embedding_channels == width + 16 * 4
+    masks, iou = student.decode(params, embedding, prompts)
+    rough, expected_iou = plain.decode(tiny_train[1], expected, prompts)
+    np.testing.assert_allclose(iou, expected_iou, atol=1e-5)
+    refined = crf.MeanField()(rough, None, crf.affinities(embedding[..., width:]))
+    np.testing.assert_allclose(masks, refined, atol=1e-4)
 
 
 def test_student_and_teacher_may_be_the_demonstration_model(demo):

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from repvit_sam_jax import Prompts
+from repvit_sam_jax.config import MODELS, get_config
 from train import data, state, step
 from train.optim import decays, make_optimizer, make_schedule
 from train.recipe import Losses, Optimizer
@@ -98,6 +99,23 @@ def test_prompts_in_the_loop_train_the_decoder(batch):
         assert len(unlike(before.trained[part], after.trained[part])) > 0.8 * len(jax.tree.leaves(before.trained[part]))
     assert set(metrics) >= {"mse", "bce", "dice", "iou", "grad_norm", "update_norm"}
     assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_a_crf_learns_from_masks_alone(batch, stepped, monkeypatch):
+    """What it sees lies behind the embedding, and is not compared with the teacher's."""
+    plain = get_config("micro")
+    decoder = dataclasses.replace(plain.mask_decoder, crf_channels=4)
+    monkeypatch.setitem(MODELS, "micro_crf", dataclasses.replace(plain, mask_decoder=decoder))
+    recipe = dataclasses.replace(ENCODER, student="micro_crf", decoder="init")
+    _, metrics = take(recipe, prepare(recipe), batch)
+    assert metrics["mse"] == pytest.approx(stepped[1]["mse"], rel=1e-5)
+    recipe = dataclasses.replace(
+        PROMPTS, student="micro_crf", decoder="init", losses=dataclasses.replace(PROMPTS.losses, mse=0.0)
+    )
+    prepared = prepare(recipe)
+    after, _ = take(recipe, prepared, batch, steps=2)
+    moved = unlike(prepared[2].trained, after.trained)
+    assert moved >= {"image_encoder/pixel_features/linear/kernel", "mask_decoder/crf/unary", "mask_decoder/crf/slope"}
 
 
 @pytest.mark.parametrize("logits", [False, True])

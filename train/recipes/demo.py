@@ -63,7 +63,8 @@ demo_5 = dataclasses.replace(demo_4, name="demo_5")
 """The like once more; most of the scenes are outdoors."""
 
 demo_6 = dataclasses.replace(demo_5, name="demo_6", steps=1200)
-"""Run twice side by side, with two seeds; the weights of both, and those that they start from, are averaged."""
+"""Run twice side by side, with two seeds; the weights of both, and those that they start from, are averaged. Stage 11
+is the same with exact boxes, on other scenes in each run, one of which has windows of photos too."""
 
 demo_7 = dataclasses.replace(
     demo_6,
