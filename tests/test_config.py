@@ -66,7 +66,7 @@ def test_every_preset_initialises_and_runs_abstractly(name, form):
     assert jax.tree.structure(params) == jax.tree.structure(model.abstract_params())
     size = model.config.image_size
     out = jax.eval_shape(model.encode, params, jax.ShapeDtypeStruct((2, size, size, 3), np.float32))
-    dim = model.config.mask_decoder.embed_dim
+    dim = model.config.embedding_channels
     assert (out.shape, out.dtype) == ((2, size // 16, size // 16, dim), np.float32)
 
 

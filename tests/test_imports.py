@@ -12,7 +12,7 @@ LIBRARY = ROOT / "repvit_sam_jax"
 LEVELS = [
     {"config"},
     {"layers", "reparam", "checkpoint", "transforms", "overlay"},
-    {"encoders.blocks", "prompt_encoder", "transformer"},
+    {"encoders.blocks", "prompt_encoder", "transformer", "crf"},
     {"encoders.repvit", "encoders.vit", "model"},
     {"encoders.tiny_vit", "classifier"},
     {"mask_decoder", "prompts", "masks"},
