@@ -88,6 +88,7 @@ def tiny(tiny_train) -> tuple[Sam, dict]:
 
 
 def tiny_with(**decoder: int) -> tuple[Sam, dict]:
+    """Like `tiny`, with these fields of its decoder's config."""
     model = Sam(
         dataclasses.replace(PRESETS["tiny"], mask_decoder=dataclasses.replace(PRESETS["tiny"].mask_decoder, **decoder)),
         "train",

@@ -87,6 +87,7 @@ class RepViT(nn.Module):
         width = config.channels[0]
         stem = nn.Sequential(ConvBN(3, width // 2, 3, 2), nn.GELU(), ConvBN(width // 2, width, 3, 2))
         self.features = nn.ModuleList([stem, *(RepViTBlock(block) for block in config.blocks())])
+        self.depths = config.depths
 
     def stages(self) -> dict[str, tuple[str, bool]]:
         """Name of a stage in JAX -> the submodule that computes it, and whether its output is channels first."""
@@ -95,7 +96,17 @@ class RepViT(nn.Module):
 
     def extract(self, x: Tensor) -> Tensor:
         """The last block's output."""
-        for feature in self.features:
+        return self.later_stages(self.first_stage(x))
+
+    def first_stage(self, x: Tensor) -> Tensor:
+        """Output of the last block at 1/4 of the image's side."""
+        for feature in self.features[: self.depths[0] + 1]:
+            x = feature(x)
+        return x
+
+    def later_stages(self, x: Tensor) -> Tensor:
+        """From there to the last block's output."""
+        for feature in self.features[self.depths[0] + 1 :]:
             x = feature(x)
         return x
 
@@ -105,7 +116,6 @@ class RepViTEncoder(RepViT):
 
     def __init__(self, config: RepViTConfig, out_channels: int, crf_channels: int = 0):
         super().__init__(config)
-        self.first_stage = config.depths[0] + 1
         self.neck = neck(config.channels[-1], out_channels)
         self.pixel_features = PixelFeatures(config.channels[0], crf_channels) if crf_channels else None
 
@@ -114,15 +124,11 @@ class RepViTEncoder(RepViT):
         return {**super().stages(), "neck": ("neck.1", True), "embedding": ("neck.3", True), **pixels}
 
     def forward(self, images: Tensor) -> Tensor:
+        first = self.first_stage(images)
+        embedding = self.neck(self.later_stages(first))
         if self.pixel_features is None:
-            return self.neck(self.extract(images))
-        x = images
-        for feature in self.features[: self.first_stage]:
-            x = feature(x)
-        pixels = self.pixel_features(images, x)
-        for feature in self.features[self.first_stage :]:
-            x = feature(x)
-        return torch.cat([self.neck(x), pixels], dim=1)
+            return embedding
+        return torch.cat([embedding, self.pixel_features(images, first)], dim=1)
 
 
 class BNLinear(nn.Sequential):

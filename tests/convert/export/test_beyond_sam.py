@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from convert.parity import parity
-from repvit_sam_jax import checkpoint
+from repvit_sam_jax import checkpoint, crf
 
 pytestmark = pytest.mark.torch
 
@@ -30,3 +30,12 @@ def test_parity(tiny_crf, tmp_path):
     report = parity(tmp_path / "x.safetensors")
     assert report.passed
     assert {"drawing", "pixel_features"} <= {row.stage for row in report.rows}
+
+
+def test_a_mistake_in_the_crf_shows(tiny_crf, tmp_path, monkeypatch):
+    model, params = tiny_crf
+    checkpoint.save(tmp_path / "x.safetensors", params, checkpoint.Metadata(model.config, "deploy"))
+    monkeypatch.setattr(crf, "DILATIONS", (2, 2, 2, 1))
+    report = parity(tmp_path / "x.safetensors")
+    assert {row.stage for row in report.rows if not row.passed} == {"low_res_masks"}
+    assert report.noise < 1e-5  # of the embedding
