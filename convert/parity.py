@@ -31,15 +31,12 @@ from repvit_sam_jax.sam import Sam
 from . import mapping
 from .from_torch import read_state_dict
 from .report import DECODER_TOLERANCE, FLIP_TOLERANCE, MaskRow, Report, Row, compare, encoder_tolerance
-from .synthetic import synthetic_image
+from .synthetic import PHOTO, synthetic_image
 from .torch_models import RepViTClassifier, twin_of
 from .torch_models import Sam as TorchSam
 from .torch_models.repvit import RepViTEncoder
 from .torch_models.tiny_vit import TinyViTEncoder
 from .torch_models.vit import ViTEncoder
-
-PHOTO = (768, 1024)
-"""(Height, width) in pixels of the synthetic photo, whatever the model's input: fewer can't resolve a share of 1e-5."""
 
 
 def parity(source: Path, image: np.ndarray | None = None, image_size: int | None = None) -> Report:
@@ -47,7 +44,7 @@ def parity(source: Path, image: np.ndarray | None = None, image_size: int | None
 
     Args:
       source: a `.pt` file, of the published names or fused; a `.safetensors` file of this library, or `demo`.
-      image: uint8 RGB [H, W, 3]; a synthetic one of `PHOTO` if None.
+      image: uint8 RGB [H, W, 3]; a synthetic one of `synthetic.PHOTO` if None.
       image_size: the input side in pixels, if not the preset's.
 
     Raises:

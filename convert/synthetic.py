@@ -17,6 +17,9 @@ from repvit_sam_jax.config import ModelConfig
 
 from .mapping import state_dict_entries
 
+PHOTO = (768, 1024)
+"""(Height, width) in pixels at which masks are compared, whatever the input: fewer can't resolve a share of 1e-5."""
+
 
 def synthetic_tensor(key: str, shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
     """One tensor; float32 unless `dtype` is int64 (BatchNorm's counter, which gets a value of its own)."""

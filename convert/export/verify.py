@@ -14,7 +14,7 @@ from repvit_sam_jax.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, TOP_LEFT, P
 from repvit_sam_jax.sam import Sam
 
 from ..report import DECODER_TOLERANCE, FLIP_TOLERANCE, MaskRow, Report, Row, compare, encoder_tolerance
-from ..synthetic import synthetic_image
+from ..synthetic import PHOTO, synthetic_image
 from .source import Source
 
 
@@ -166,7 +166,7 @@ def verify(
 ) -> Report:
     """Compare an exported encoder and decoder with the JAX model.
 
-    The decoder is compared from the JAX model's embedding, then the masks at the photo's size end to end.
+    The decoder is compared from the JAX model's embedding, then the masks end to end, as of a photo of 1024 pixels.
 
     Args:
       expected: of the same weights.
@@ -190,11 +190,12 @@ def verify(
 
 
 def _mask_row(what: str, case: str, found: np.ndarray, expected: Reference, tolerance: float) -> MaskRow:
-    size, config = expected.photos[0].shape[:2], expected.config
+    config = expected.config
+    height, width = (max(PHOTO) * side // config.image_size for side in expected.photos[0].shape[:2])
     ious, flipped = [], []
     for a, b in zip(found, expected.masks[case], strict=True):  # a prompt at a time: logits of full size are large
         ours, theirs = (
-            transforms.postprocess_masks(x, size, config.image_size) > config.mask_threshold for x in (a, b)
+            transforms.postprocess_masks(x, (height, width), config.image_size) > config.mask_threshold for x in (a, b)
         )
         union = (ours | theirs).sum((1, 2))
         ious.append(np.where(union, (ours & theirs).sum((1, 2)) / np.maximum(union, 1), 1.0).min())
