@@ -68,6 +68,13 @@ def test_the_bars(report):
     assert {mask.tolerance for mask in report.masks} == {1e-5}
 
 
+def test_the_photo_is_no_smaller_for_a_small_model(source, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(parity, "_compare_segmenters", lambda config, twin, forms, image: sizes.append(image.shape))
+    parity.parity(source)
+    assert sizes == [(768, 1024, 3)]  # of 96 x 128, one pixel of three masks is more than 1e-5
+
+
 def test_photo_of_another_shape(source):
     assert parity.parity(source, synthetic_image(90, 50, seed=4)).passed
 
