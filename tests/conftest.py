@@ -1,13 +1,13 @@
-"""Shared fixtures: the tiny preset with weights whose BatchNorm statistics are far from (0, 1)."""
+"""How tests are compiled, grouped and skipped; and the tiny preset, with BatchNorm statistics far from (0, 1)."""
 
 from __future__ import annotations
 
-import dataclasses
+import importlib.util
 import os
-import subprocess
-import sys
-import textwrap
+import re
 from pathlib import Path
+
+from tests.helpers import flags
 
 # Most of the time is XLA's. A program is compiled once: for this process, those beside it, those that they start, and
 # the next run. `recorded_compilations` counts a program that the cache has like any other.
@@ -15,6 +15,7 @@ os.environ |= {
     "JAX_COMPILATION_CACHE_DIR": str(Path(__file__).parents[1] / ".pytest_cache" / "programs"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    **flags.environment(),
 }
 
 import jax
@@ -22,57 +23,44 @@ import numpy as np
 import pytest
 
 from repvit_sam_jax import PRESETS, Sam, checkpoint, loading, reparam
+from tests.helpers.models import random_params, tiny_with
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
+GROUPS = ("models", "export", "train", "use", "tpu", "mutants")
+"""Groups of slow tests: `make test-slow GROUP=export` runs those marked `slow(group="export")`."""
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+ALL_OF_IT_NEEDS_TORCH = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.torch\b", re.MULTILINE)
+
+
+class ModuleWithoutTorch(pytest.Module):
+    """A module that can't be imported here, for its first lines import torch."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip("torch is not installed")
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Where torch is not installed, modules that are marked `torch` as a whole are skipped as a whole."""
+    if HAS_TORCH or not ALL_OF_IT_NEEDS_TORCH.search(module_path.read_text()):
+        return None
+    return ModuleWithoutTorch.from_parent(parent, path=module_path)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Folders with the longest files first, so that at the end of a parallel run no worker waits long for the other."""
-    first = {"train": 0, "tests": 1}
-    items.sort(key=lambda item: first.get(item.path.parent.name, 2))
+    """Check the groups of slow tests, skip single tests that need torch, and begin with the longest folder.
 
-
-# NPROC: on few cores simulated devices deadlock without a larger thread pool.
-EIGHT_DEVICES = {
-    "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
-    "NPROC": "32",
-}
-"""Environment of a process that simulates eight devices."""
-
-
-def run_python(program: str, environment: dict[str, str]) -> list[str]:
-    """What a program prints in a process of its own, line by line."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=Path(__file__).parents[1],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.splitlines()
-
-
-def random_params(model: Sam, seed: int = 0) -> dict:
-    """Params in which every leaf is random, running variances positive."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        name = path[-1].key
-        if name == "count":
-            return np.int32(rng.integers(1, 1000))
-        if name == "var":
-            return rng.uniform(0.5, 2.0, leaf.shape).astype(np.float32)
-        if name == "scale":
-            return rng.uniform(0.4, 1.2, leaf.shape).astype(np.float32)
-        if name == "kernel":
-            fan_in = max(1, int(np.prod(leaf.shape[:-1])))
-            return rng.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
-        return rng.normal(0, 0.3, leaf.shape).astype(np.float32)
-
-    return jax.tree_util.tree_map_with_path(draw, model.abstract_params())
+    So at the end of a parallel run no worker waits long for the other.
+    """
+    for item in items:
+        for mark in item.iter_markers("slow"):
+            if mark.kwargs.get("group") not in GROUPS:
+                raise pytest.UsageError(f"{item.nodeid}: slow needs group=, one of {', '.join(GROUPS)}")
+        if not HAS_TORCH and item.get_closest_marker("torch"):
+            item.add_marker(pytest.mark.skip(reason="torch is not installed"))
+    items.sort(key=lambda item: "train" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")
@@ -85,15 +73,6 @@ def tiny_train() -> tuple[Sam, dict]:
 def tiny(tiny_train) -> tuple[Sam, dict]:
     """The fused form of `tiny_train`."""
     return Sam(PRESETS["tiny"], "deploy"), reparam.fuse(tiny_train[1])
-
-
-def tiny_with(**decoder: int) -> tuple[Sam, dict]:
-    """Like `tiny`, with these fields of its decoder's config."""
-    model = Sam(
-        dataclasses.replace(PRESETS["tiny"], mask_decoder=dataclasses.replace(PRESETS["tiny"].mask_decoder, **decoder)),
-        "train",
-    )
-    return Sam(model.config), reparam.fuse(random_params(model))
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,7 @@ from repvit_sam_jax import PRESETS, Sam, checkpoint, load, reparam
 from repvit_sam_jax.checkpoint import Metadata
 from repvit_sam_jax.config import MODELS
 from repvit_sam_jax.loading import read_params
-
-from ..helpers import relative_rms
+from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch
 TINY = PRESETS["tiny"]

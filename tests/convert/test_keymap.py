@@ -13,8 +13,7 @@ from convert.torch_models import twin_of
 from repvit_sam_jax import CLASSIFIERS, CheckpointError, checkpoint
 from repvit_sam_jax.config import FORMS, MODELS, get_model_config
 from repvit_sam_jax.loading import model_of
-
-from ..helpers import GOLDEN
+from tests.helpers.measures import GOLDEN
 
 pytestmark = pytest.mark.torch
 

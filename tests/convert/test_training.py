@@ -9,8 +9,7 @@ import torch
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, Prompts, split_batch_stats
-
-from ..helpers import relative_rms
+from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch
 TINY = PRESETS["tiny"]

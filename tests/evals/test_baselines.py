@@ -9,11 +9,10 @@ from evals import baselines, protocols
 from evals.__main__ import _read, main
 from evals.baselines import Settings, evaluate_baselines, tune
 from repvit_sam_jax import PRESETS, Sam, checkpoint
+from tests.helpers.models import random_params
+from tests.helpers.photos import annotations, jpeg
 from train.data import ExampleConfig, make_example
 from train.data.sources import Record
-
-from ..conftest import random_params
-from ..train.conftest import annotations, jpeg
 
 
 def make_batch(*masks, image=None):

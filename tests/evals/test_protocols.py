@@ -11,9 +11,8 @@ from evals import protocols
 from evals.metrics import iou, mean_by_size
 from evals.protocols import KINDS, evaluate, farthest_pixel
 from repvit_sam_jax import PRESETS, Sam, SamPredictor, reparam
-
-from ..conftest import random_params
-from ..helpers import recorded_compilations
+from tests.helpers.models import random_params
+from tests.helpers.programs import recorded_compilations
 
 SMALL = (300, 900)
 

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.helpers import micro
 from train import state
 from train.checkpoints import Checkpoints
 from train.optim import make_optimizer
-
-from . import micro
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -8,11 +8,10 @@ import pytest
 from PIL import Image
 
 from repvit_sam_jax import config
+from tests.helpers import micro
 from train import evidence
 from train.loop import Inputs, TrainingError
 from train.recipe import recipes
-
-from . import micro
 
 
 def test_every_arm_sees_as_many_photos_and_has_its_recipe():

@@ -10,11 +10,10 @@ import pytest
 from jax import lax
 
 from repvit_sam_jax.layers import conv3x3, depthwise_conv3x3
+from tests.helpers.micro import ENCODER, PROMPTS
+from tests.helpers.training import of_step
 from train import flops, state
-from train.optim import make_optimizer
 from train.teacher import abstract_teacher
-
-from .micro import ENCODER, PROMPTS
 
 
 def count(f, *shapes):
@@ -53,14 +52,6 @@ def test_loops_and_calls():
     assert count(lambda x: lax.scan(lambda x, _: (square(x), None), x, length=6)[0], (5, 5)) == 6 * one
     assert count(jax.checkpoint(square), (5, 5)) == one
     assert count(lambda x: lax.cond(x[0, 0] > 0, square, lambda x: x, x), (5, 5)) == one
-
-
-def of_step(recipe):
-    student = state.make_student(recipe)
-    teacher, params = abstract_teacher("micro_vit", student.config.image_size, recipe.dtype)
-    now = state.abstract_state(recipe, student, make_optimizer(recipe, 8))
-    batch = state.abstract_batch(recipe, student, cached=False)
-    return flops.step_flops(recipe, student, teacher, (now, params, batch))
 
 
 def test_a_step():

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import chex
 import jax
@@ -18,19 +17,15 @@ import numpy as np
 import pytest
 
 from repvit_sam_jax import load
+from tests.helpers.micro import ENCODER
+from tests.helpers.photos import annotations, jpeg, photo_and_masks, write_tar
+from tests.helpers.processes import EIGHT_DEVICES, ROOT
+from tests.helpers.training import of_step, unlike
 from train import data, embeddings, loop
 from train.export import export
 from train.loop import Inputs, TrainingError, train
 from train.recipe import Optimizer
 from train.teacher import load_teacher
-
-from ..conftest import EIGHT_DEVICES
-from .conftest import annotations, jpeg, photo_and_masks, write_tar
-from .micro import ENCODER
-from .test_flops import of_step
-from .test_step import unlike
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +44,7 @@ def start(run, photos, **about):
     """The same run in a process of its own."""
     flags = {"JAX_PLATFORMS": "cpu", **about.pop("env", {})}
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.train.micro", str(run), photos, json.dumps(about)],
+        [sys.executable, "-m", "tests.helpers.micro", str(run), photos, json.dumps(about)],
         cwd=ROOT,
         env={**os.environ, **flags},
         stdout=subprocess.PIPE,

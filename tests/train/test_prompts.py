@@ -10,26 +10,12 @@ import pytest
 from scipy import stats
 
 from repvit_sam_jax import Prompts
+from tests.helpers.processes import EIGHT_DEVICES, run_python
+from tests.helpers.training import make_batch
 from train.prompts import BOX_NOISE_LIMIT, add_point, draw_point, first_round
-
-from ..conftest import EIGHT_DEVICES, run_python
 
 draw = jax.jit(draw_point)
 KEY = jax.random.key(0)
-
-
-def make_batch(rng, b=4, k=5) -> dict[str, np.ndarray]:
-    masks = rng.random((b, k, 32, 32)) < 0.2
-    masks[:, :, 30:], masks[..., 28:] = False, False
-    valid = rng.random((b, k)) < 0.7
-    valid[0, 0], valid[0, 1] = True, False
-    corners = np.sort(rng.uniform(0, 112, (b, k, 2, 2)), axis=2).reshape(b, k, 4)
-    return {
-        "size": np.full((b, 2), (120, 112), np.int32),
-        "masks": masks & valid[..., None, None],
-        "boxes": (corners * valid[..., None]).astype(np.float32),
-        "valid": valid,
-    }
 
 
 def pixels(xy):
@@ -189,7 +175,7 @@ def test_draws_do_not_depend_on_the_sharding():
         import jax, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
         from evals.metrics import valid_positions
-        from tests.train.test_prompts import make_batch
+        from tests.helpers.training import make_batch
         from train import losses, prompts
 
         assert jax.device_count() == 8

@@ -15,14 +15,13 @@ from safetensors import safe_open
 from repvit_sam_jax import PRESETS, Sam, checkpoint, crf
 from repvit_sam_jax.config import MODELS, get_config
 from repvit_sam_jax.loading import read_params
+from tests.helpers.models import make_prompts
 from train import __main__ as command
 from train.optim import make_optimizer
 from train.recipe import from_json, get_recipe, recipes, to_json
 from train.state import abstract_batch, abstract_state, initial_params, make_student, read_start
 from train.step import make_step
 from train.teacher import abstract_teacher, load_teacher, needed_params
-
-from ..test_sam import make_prompts
 
 
 def test_settings():

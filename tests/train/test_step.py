@@ -12,21 +12,13 @@ import pytest
 
 from repvit_sam_jax import Prompts
 from repvit_sam_jax.config import MODELS, get_config
+from tests.helpers.micro import ENCODER, PROMPTS
+from tests.helpers.processes import EIGHT_DEVICES, run_python
+from tests.helpers.training import prepare, take, unlike
 from train import data, state, step
 from train.optim import decays, make_optimizer, make_schedule
 from train.recipe import Losses, Optimizer
 from train.teacher import load_teacher
-
-from ..conftest import EIGHT_DEVICES, run_python
-from .micro import ENCODER, PROMPTS
-
-
-def prepare(recipe):
-    """Student, teacher and the state before the first step."""
-    student = state.make_student(recipe)
-    teacher = load_teacher(recipe.teacher, student.config.image_size, recipe.dtype)
-    start = state.create(recipe, state.initial_params(recipe, student, teacher), make_optimizer(recipe, 8))
-    return student, teacher, start
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +46,6 @@ def batch(photos):
     batch = next(batches)
     batches.close()
     return batch
-
-
-def take(recipe, prepared, batch, steps=1):
-    student, teacher, now = prepared
-    run = jax.jit(step.make_step(recipe, student, teacher.model, 8))
-    for _ in range(steps):
-        now, metrics = run(now, teacher.params, batch)
-    return now, jax.device_get(metrics)
-
-
-def unlike(a, b):
-    """Names of the leaves that differ."""
-    flat = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda x, y: bool((np.asarray(x) != y).any()), a, b))
-    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, differs in flat if differs}
 
 
 @pytest.fixture(scope="module")
@@ -190,8 +168,8 @@ def test_sharded_equals_unsharded(batch, tmp_path):
     program = f"""
         import dataclasses, json, jax, numpy as np
         from jax.sharding import NamedSharding
-        from tests.train.micro import PROMPTS, register
-        from tests.train.test_step import prepare
+        from tests.helpers.micro import PROMPTS, register
+        from tests.helpers.training import prepare
         from train import state, step
         jax.config.update("jax_default_matmul_precision", "highest")
         register()

@@ -2,15 +2,10 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-torch = pytest.importorskip("torch")
-
-from safetensors.numpy import save_file  # noqa: E402
-
-from convert import synthetic  # noqa: E402
-from convert.from_torch import from_torch  # noqa: E402
-from convert.to_torch import to_torch  # noqa: E402
-from repvit_sam_jax import PRESETS, checkpoint  # noqa: E402
+from convert import synthetic
+from repvit_sam_jax import PRESETS, checkpoint
 
 TINY = PRESETS["tiny"]
 NORM = "mask_decoder.transformer.norm_final_attn.weight"
@@ -25,12 +20,19 @@ def arrays():
 
 @pytest.fixture
 def state(arrays):
+    import torch
+
     return {key: torch.from_numpy(value) for key, value in arrays.items()}
 
 
 @pytest.fixture(scope="module")
 def files(arrays, tmp_path_factory):
     """The same weights in both forms and both formats."""
+    import torch
+
+    from convert.from_torch import from_torch
+    from convert.to_torch import to_torch
+
     folder = tmp_path_factory.mktemp("files")
     torch.save({key: torch.from_numpy(value) for key, value in arrays.items()}, folder / "train.pt")
     from_torch(folder / "train.pt", folder / "train.safetensors")
@@ -42,6 +44,10 @@ def files(arrays, tmp_path_factory):
 @pytest.fixture
 def convert(tmp_path):
     """Writes an object with torch.save and converts the file; returns the arrays and the metadata."""
+
+    import torch
+
+    from convert.from_torch import from_torch
 
     def run(content, **options):
         torch.save(content, tmp_path / "source.pt")

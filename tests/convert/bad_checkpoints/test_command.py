@@ -2,11 +2,9 @@
 
 import pytest
 
-torch = pytest.importorskip("torch")
+from convert import __main__ as command
+
 pytestmark = pytest.mark.torch
-
-
-from convert import __main__ as command  # noqa: E402
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
+from convert.from_torch import from_torch
+from convert.to_torch import to_torch
+from repvit_sam_jax import CheckpointError, checkpoint
+
+from .conftest import NORM
+
 pytestmark = pytest.mark.torch
-
-
-from convert.from_torch import from_torch  # noqa: E402
-from convert.to_torch import to_torch  # noqa: E402
-from repvit_sam_jax import CheckpointError, checkpoint  # noqa: E402
-
-from .conftest import NORM  # noqa: E402
 
 
 def failing_source(name, files, state, tmp_path):

@@ -7,17 +7,15 @@ import shlex
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-torch = pytest.importorskip("torch")
+from convert import __main__ as command
+from convert.to_torch import to_torch
+from repvit_sam_jax import CheckpointError, load
+
+from .conftest import TINY
+
 pytestmark = pytest.mark.torch
-
-from safetensors.numpy import save_file  # noqa: E402
-
-from convert import __main__ as command  # noqa: E402
-from convert.to_torch import to_torch  # noqa: E402
-from repvit_sam_jax import CheckpointError, load  # noqa: E402
-
-from .conftest import TINY  # noqa: E402
 
 
 @pytest.mark.parametrize("name", ["sam.pt", "sam.pth", "my weights.pt"])

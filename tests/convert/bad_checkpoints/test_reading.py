@@ -7,16 +7,15 @@ import shlex
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
+from convert.from_torch import from_torch, read_state_dict
+from convert.to_torch import to_torch
+from repvit_sam_jax import CheckpointError, checkpoint
+
+from .conftest import LINEAR, NORM, TINY, TOKENS, assert_same
+
 pytestmark = pytest.mark.torch
-
-
-from convert.from_torch import from_torch, read_state_dict  # noqa: E402
-from convert.to_torch import to_torch  # noqa: E402
-from repvit_sam_jax import CheckpointError, checkpoint  # noqa: E402
-
-from .conftest import LINEAR, NORM, TINY, TOKENS, assert_same  # noqa: E402
 
 
 # Files that are no PyTorch checkpoint

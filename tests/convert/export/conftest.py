@@ -2,16 +2,15 @@
 
 import pytest
 
-torch = pytest.importorskip("torch")
-
-from convert.from_torch import from_torch  # noqa: E402
-from convert.synthetic import write  # noqa: E402
-from repvit_sam_jax import PRESETS  # noqa: E402
+from repvit_sam_jax import PRESETS
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """A PyTorch checkpoint in the published form, and the same as safetensors beside it."""
+    from convert.from_torch import from_torch
+    from convert.synthetic import write
+
     path = tmp_path_factory.mktemp("exports") / "tiny.pt"
     write(path, PRESETS["tiny"], seed=3)
     from_torch(path, path.with_suffix(".safetensors"))

@@ -7,15 +7,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.torch
-
-from convert import __main__ as command  # noqa: E402
-from convert.digest import sha256  # noqa: E402
-from convert.export.source import new_folder, read_source  # noqa: E402
-from repvit_sam_jax import CLASSIFIERS, Classifier  # noqa: E402
-from repvit_sam_jax import checkpoint as checkpoints  # noqa: E402
+from convert import __main__ as command
+from convert.digest import sha256
+from convert.export.source import new_folder, read_source
+from repvit_sam_jax import CLASSIFIERS, Classifier
+from repvit_sam_jax import checkpoint as checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +83,8 @@ class Without(PathFinder):
 sys.meta_path[:] = [Without if finder is PathFinder else finder for finder in sys.meta_path]
 sys.path.insert(0, {root!r})
 from convert.__main__ import main
+
+pytestmark = pytest.mark.torch
 main()
 """
 

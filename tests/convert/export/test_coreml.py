@@ -4,23 +4,22 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("coremltools")
 
-from convert.digest import sha256  # noqa: E402
-from convert.export import coreml, mil  # noqa: E402
-from convert.export.coreml import check_structure, export_coreml, pad, summary  # noqa: E402
-from convert.export.mil import MilProgram  # noqa: E402
-from convert.export.modules import Decoder, Encoder  # noqa: E402
-from convert.export.source import read_source  # noqa: E402
-from convert.export.verify import ExportError  # noqa: E402
-from convert.synthetic import synthetic_image, write  # noqa: E402
-from convert.torch_models import Sam as TorchSam  # noqa: E402
-from repvit_sam_jax import PRESETS  # noqa: E402
-from repvit_sam_jax import checkpoint as checkpoints  # noqa: E402
-
-from ...helpers import relative_rms  # noqa: E402
+from convert.digest import sha256
+from convert.export import coreml, mil
+from convert.export.coreml import check_structure, export_coreml, pad, summary
+from convert.export.mil import MilProgram
+from convert.export.modules import Decoder, Encoder
+from convert.export.source import read_source
+from convert.export.verify import ExportError
+from convert.synthetic import synthetic_image, write
+from convert.torch_models import Sam as TorchSam
+from repvit_sam_jax import PRESETS
+from repvit_sam_jax import checkpoint as checkpoints
+from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch
 
@@ -177,7 +176,7 @@ def test_what_misses_a_bar_is_not_written(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"weights.pt"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(group="export")
 @pytest.mark.parametrize("compress", [None, "int8"])
 def test_full_size(tmp_path, compress):
     """RepViT-SAM at 1024: 217 convolutions, and what float16 costs; with depthwise kernels of 8 bits it would miss."""

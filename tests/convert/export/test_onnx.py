@@ -16,8 +16,7 @@ from convert.export.source import read_source  # noqa: E402
 from convert.synthetic import synthetic_image, write  # noqa: E402
 from repvit_sam_jax import PRESETS, CheckpointError, SamPredictor, cli, load  # noqa: E402
 from repvit_sam_jax.runtimes.onnx import OnnxPredictor  # noqa: E402
-
-from ...helpers import relative_rms  # noqa: E402
+from tests.helpers.measures import relative_rms  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -162,7 +161,7 @@ def test_missing_extra(checkpoint, tmp_path, monkeypatch):
         exporter.export_onnx(checkpoint, tmp_path / "out")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(group="export")
 @pytest.mark.filterwarnings("ignore")
 def test_against_a_converter_of_jax(onnx_folder, checkpoint, tmp_path, monkeypatch):
     """The JAX encoder itself, without PyTorch, through jax2onnx where that is installed."""
@@ -183,7 +182,7 @@ def test_against_a_converter_of_jax(onnx_folder, checkpoint, tmp_path, monkeypat
     assert relative_rms(found, expected.transpose(0, 2, 3, 1)) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.slow(group="export")
 def test_full_size(tmp_path):
     write(tmp_path / "weights.pt", PRESETS["repvit_sam"], seed=3)
     assert exporter.export_onnx(tmp_path / "weights.pt", tmp_path / "out").passed

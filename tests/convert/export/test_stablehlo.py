@@ -9,14 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-
-from convert.export import stablehlo  # noqa: E402
-from convert.export.source import read_source  # noqa: E402
-from convert.export.stablehlo import NUM_POINTS, export_stablehlo  # noqa: E402
-from convert.export.verify import ExportError  # noqa: E402
-from convert.synthetic import synthetic_image, write  # noqa: E402
-from repvit_sam_jax import PRESETS, Prompts, transforms  # noqa: E402
+from convert.export import stablehlo
+from convert.export.source import read_source
+from convert.export.stablehlo import NUM_POINTS, export_stablehlo
+from convert.export.verify import ExportError
+from convert.synthetic import synthetic_image, write
+from repvit_sam_jax import PRESETS, Prompts, transforms
 
 pytestmark = pytest.mark.torch
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers.photos import jpeg, photo_and_masks, write_tar
 from train.data import open_source, tar
 from train.data.tar import open_shard
-
-from .conftest import jpeg, photo_and_masks, write_tar
 
 
 def contents(path):

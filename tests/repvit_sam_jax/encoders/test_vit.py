@@ -14,9 +14,8 @@ from repvit_sam_jax import PRESETS, Sam, load, split_batch_stats
 from repvit_sam_jax.checkpoint import Metadata, save
 from repvit_sam_jax.encoders import vit
 from repvit_sam_jax.layers import Keys
-
-from .conftest import random_params
-from .helpers import relative_rms
+from tests.helpers.measures import relative_rms
+from tests.helpers.models import random_params
 
 pytestmark = pytest.mark.torch
 TINY = PRESETS["tiny_vit_sam"]

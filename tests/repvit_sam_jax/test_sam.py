@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from repvit_sam_jax import PRESETS, Prompts, Sam, split_batch_stats
-
-from .conftest import EIGHT_DEVICES, random_params, run_python
-from .helpers import relative_rms
+from tests.helpers.measures import close, relative_rms
+from tests.helpers.models import make_prompts, random_params
+from tests.helpers.processes import EIGHT_DEVICES, run_python
+from tests.helpers.programs import equations
 
 encode = jax.jit(Sam.encode, static_argnums=0)
 decode = jax.jit(Sam.decode, static_argnums=0, static_argnames=("multimask_output", "return_stages"))
@@ -30,24 +31,6 @@ def images():
 @pytest.fixture(scope="module")
 def embeddings(tiny, images):
     return jax.jit(tiny[0].encode)(tiny[1], images)
-
-
-def make_prompts(seed=0, b=2, p=3, n=2, boxes=False, masks=False) -> Prompts:
-    rng = np.random.default_rng(seed)
-    corners = np.sort(rng.uniform(0, 128, (b, p, 2, 2)), axis=2).reshape(b, p, 4)
-    return Prompts(
-        rng.uniform(0, 128, (b, p, n, 2)).astype(np.float32),
-        rng.integers(0, 2, (b, p, n)).astype(np.int32),
-        np.ones((b, p, n), bool),
-        corners.astype(np.float32) if boxes else None,
-        rng.normal(size=(b, p, 32, 32)).astype(np.float32) if masks else None,
-    )
-
-
-def close(found, expected, bound=2e-6):
-    jax.tree.map(lambda a, b: chex.assert_trees_all_equal_shapes(a, b), found, expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert relative_rms(a, b) < bound
 
 
 def test_model_is_a_static_value(tiny):
@@ -215,17 +198,6 @@ def test_bfloat16_masks_agree(tiny, images):
     assert np.mean(((half_masks > 0) == (masks > 0))[clear]) > 0.999
 
 
-def _equations(jaxpr):
-    """All equations of a jaxpr, those of inner ones (scan, jit, branches) included."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            for inner in value if isinstance(value, (list, tuple)) else [value]:
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    yield from _equations(inner)
-
-
 def test_bfloat16_computes_in_float32_what_must_be():
     """Softmax, norms, GELU, gates and positions see float32, sums and products accumulate in it."""
     half = Sam(PRESETS["tiny"], dtype="bfloat16")
@@ -240,7 +212,7 @@ def test_bfloat16_computes_in_float32_what_must_be():
         jax.make_jaxpr(half.encode)(params, images),
         jax.make_jaxpr(half.decode)(params, embeddings, prompts),
     ):
-        for equation in _equations(traced.jaxpr):
+        for equation in equations(traced.jaxpr):
             name = equation.primitive.name
             if name == "custom_jvp_call":
                 name = equation.params["call_jaxpr"].jaxpr.debug_info.func_name
@@ -361,7 +333,7 @@ def test_sharded_jit_equals_one_device():
         import jax, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
         from repvit_sam_jax import PRESETS, Prompts, Sam
-        from tests.conftest import random_params
+        from tests.helpers.models import random_params
 
         jax.config.update("jax_default_matmul_precision", "highest")
         assert jax.device_count() == 8

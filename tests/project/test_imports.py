@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIBRARY = ROOT / "repvit_sam_jax"
 
 # Each module may import modules of earlier levels only (or of its own, where they are one idea).

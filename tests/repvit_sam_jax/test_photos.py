@@ -12,8 +12,7 @@ from repvit_sam_jax import PRESETS, SamPredictor, checkpoint, cli, load, photos,
 from repvit_sam_jax.overlay import draw_overlay
 from repvit_sam_jax.photos import Failure, PhotoPrompt, Segmented, segment_photos
 from repvit_sam_jax.transforms import load_image
-
-from .helpers import recorded_compilations
+from tests.helpers.programs import recorded_compilations
 
 POINT = PhotoPrompt([[12, 15]], [1], None)
 BOX = PhotoPrompt([[12, 15], [3, 4]], [1, 0], [2, 3, 25, 28])

@@ -1,15 +1,14 @@
-"""Measures and golden files that several tests use."""
+"""Measures of agreement, and golden files."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def relative_rms(found, reference) -> float:
@@ -26,17 +25,8 @@ def sample(array, n: int = 4096) -> np.ndarray:
     return array.reshape(-1)[index]
 
 
-@contextlib.contextmanager
-def recorded_compilations() -> Iterator[list[str]]:
-    """The names of the functions that JAX compiles inside, in a list that fills."""
-    compiled: list[str] = []
-
-    def listen(event, seconds, **about):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(str(about.get("fun_name")))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield compiled
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+def close(found, expected, bound: float = 2e-6) -> None:
+    """Assert that two trees have equal shapes, and that no two leaves differ by more than `bound` relative RMS."""
+    jax.tree.map(lambda a, b: chex.assert_trees_all_equal_shapes(a, b), found, expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert relative_rms(a, b) < bound

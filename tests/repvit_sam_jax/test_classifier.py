@@ -17,8 +17,7 @@ from convert.to_torch import to_torch
 from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, Sam, checkpoint, cli, load, load_classifier, reparam
 from repvit_sam_jax.checkpoint import CheckpointError
 from repvit_sam_jax.classifier import preprocess
-
-from .helpers import relative_rms
+from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch
 TINY = CLASSIFIERS["tiny_repvit_distill"]

@@ -18,9 +18,8 @@ from benchmarks.plain_generator import embed_with, plain_generate
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, Sam, SamAutomaticMaskGenerator, mask_generator, masks, predictor
-
-from .conftest import random_params
-from .helpers import recorded_compilations
+from tests.helpers.models import random_params
+from tests.helpers.programs import recorded_compilations
 
 pytestmark = pytest.mark.torch
 

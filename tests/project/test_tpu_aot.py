@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import run_python
+from tests.helpers.processes import run_python
 
 LIBTPU = Path(sys.prefix) / "libtpu" / "libtpu" / "libtpu.so"
 
-pytestmark = pytest.mark.tpu_aot
+pytestmark = [pytest.mark.tpu_aot, pytest.mark.slow(group="tpu")]
 
 
 def compile_for_tpu(program: str) -> dict:

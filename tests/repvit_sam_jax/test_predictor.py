@@ -9,8 +9,7 @@ import torch
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import Sam, SamPredictor, predictor, prompts, transforms
-
-from .helpers import relative_rms
+from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch
 HEIGHT, WIDTH = 75, 110

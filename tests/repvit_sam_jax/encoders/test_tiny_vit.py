@@ -10,9 +10,8 @@ from convert.synthetic import write
 from repvit_sam_jax import PRESETS, Sam, reparam, split_batch_stats
 from repvit_sam_jax.encoders import tiny_vit
 from repvit_sam_jax.encoders.blocks import in_windows
-
-from .conftest import random_params
-from .helpers import relative_rms
+from tests.helpers.measures import relative_rms
+from tests.helpers.models import random_params
 
 pytestmark = pytest.mark.torch
 TINY = PRESETS["tiny_mobile_sam"]

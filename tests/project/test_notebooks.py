@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 
 from repvit_sam_jax import checkpoint
 
-NOTEBOOKS = {path.stem: path for path in sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))}
+NOTEBOOKS = {path.stem: path for path in sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))}
 
 pytestmark = pytest.mark.torch
 
@@ -51,7 +51,7 @@ def test_coreml_export_runs(tmp_path, monkeypatch):
     assert float(agreement) > 0.99
 
 
-@pytest.mark.parametrize("with_weights", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("with_weights", [True, pytest.param(False, marks=pytest.mark.slow(group="use"))])
 @pytest.mark.parametrize("name", ["automatic_mask_generator", "predictor"])
 @pytest.mark.filterwarnings("ignore")
 def test_notebook_runs(name, with_weights, tiny_train, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from repvit_sam_jax import PRESETS, SamAutomaticMaskGenerator, SamPredictor, __version__, checkpoint, cli, load
 from repvit_sam_jax.overlay import draw_masks, draw_overlay
+from tests.helpers.processes import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +318,7 @@ print(jax.config.jax_compilation_cache_dir, os.listdir())
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, CACHE: "gs://bucket/cache", "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, CACHE: "gs://bucket/cache", "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

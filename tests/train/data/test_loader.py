@@ -7,9 +7,8 @@ import threading
 import numpy as np
 import pytest
 
+from tests.helpers.photos import annotations, jpeg, photo_and_masks, write_tar
 from train.data import DamagedRecordError, ExampleConfig, Reading, batches, loader, one_pass, open_source
-
-from .conftest import annotations, jpeg, photo_and_masks, write_tar
 
 CONFIG = ExampleConfig(32, num_masks=2, area_exponent=0.5, flip_probability=0.5)
 

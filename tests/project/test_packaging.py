@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from repvit_sam_jax import PRESETS, checkpoint
+from tests.helpers.processes import ROOT
 
-ROOT = Path(__file__).parents[1]
 FOLDERS = ("repvit_sam_jax", "convert", "train")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", ".gitignore")
 DEMO = "repvit_sam_jax/weights/demo.safetensors"

@@ -14,9 +14,9 @@ from convert.to_torch import to_state_dict
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import Prompts, Sam, mask_decoder, prompt_encoder, transformer
 from repvit_sam_jax.mask_decoder import Pending
-
-from .helpers import relative_rms
-from .test_sam import _equations, close, make_prompts
+from tests.helpers.measures import close, relative_rms
+from tests.helpers.models import make_prompts
+from tests.helpers.programs import equations
 
 KINDS = {
     "point": {"n": 1},
@@ -252,7 +252,7 @@ def test_work_on_an_image_is_done_once_an_image(tiny, embeddings):
         """Shapes of the products in which 64 image tokens of 32 channels meet weights of the inner width 16."""
         traced = jax.make_jaxpr(model.decode)(params, embeddings, make_prompts(**kinds))
         shapes = []
-        for equation in _equations(traced.jaxpr):
+        for equation in equations(traced.jaxpr):
             if equation.primitive.name == "dot_general":
                 left, right = (v.aval.shape for v in equation.invars)
                 if len(left) > 2 and left[-2:] == (64, 32) and right == (32, 16):  # the form for CPU has two axes
@@ -285,7 +285,7 @@ def test_masks_of_prompts_with_a_promising_one(tiny, embeddings, monkeypatch, at
     most = passed.sum(1).max()
     assert upscaled <= (min(8, passed.shape[1]) * -(-most // 8) if at_once > 1 else passed.any(0).sum())
     traced = jax.make_jaxpr(model._decode_above)(params, embeddings, prompts, threshold)
-    chosen_here = [e for e in _equations(traced.jaxpr) if not e.params.get("branches_platforms")]
+    chosen_here = [e for e in equations(traced.jaxpr) if not e.params.get("branches_platforms")]
     branches = {equation.primitive.name for equation in chosen_here} & {"cond", "while"}
     assert branches == {"cond" if at_once == 1 else "while"}, "both branches would be computed"
 
@@ -310,7 +310,7 @@ def test_memory_does_not_grow_with_the_number_of_prompts(tiny, embeddings):
     assert grown < 2 * (many.output_size_in_bytes - few.output_size_in_bytes)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(group="models")
 @pytest.mark.torch
 def test_full_size_masks(plain):
     """Points at full size: masks and their signs against the plain order."""

@@ -17,8 +17,7 @@ from repvit_sam_jax.config import (
     get_classifier_config,
     get_model_config,
 )
-
-from .helpers import GOLDEN
+from tests.helpers.measures import GOLDEN
 
 VARIANTS = ["m0_6", "m0_9", "m1_0", "m1_1", "m1_5", "m2_3"]
 

@@ -17,12 +17,12 @@ from convert.torch_models import Sam as TorchSam
 from convert.torch_models import twin_of
 from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, Sam, SamPredictor, reparam, transforms
 from repvit_sam_jax.config import MODELS
-
-from .helpers import GOLDEN, relative_rms, sample
+from tests.helpers.measures import GOLDEN, relative_rms, sample
 
 pytestmark = pytest.mark.torch
 
 ENCODER, FLIPS = 5e-5, 1e-5
+SLOW = pytest.mark.slow(group="models")
 
 
 def official_state(file: str) -> dict[str, np.ndarray]:
@@ -106,7 +106,7 @@ def test_deploy_form(converted):
     assert flips == 0
 
 
-@pytest.mark.slow
+@SLOW
 def test_every_image_in_both_forms(converted):
     """The flipped pixels are counted over all of them: a single image's samples can't resolve a share of 1e-5."""
     counts = [
@@ -119,7 +119,7 @@ def test_every_image_in_both_forms(converted):
     assert flips <= FLIPS * compared
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("size", [(768, 1024), (1500, 2250)])
 def test_full_size_parity_with_the_twin(tmp_path, size):
     """What `python -m convert parity` reports for the published architecture: here every pixel is compared."""
@@ -129,7 +129,7 @@ def test_full_size_parity_with_the_twin(tmp_path, size):
     assert report.passed
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize(
     ("name", "image_size"),
     [
@@ -148,7 +148,7 @@ def test_other_image_sizes_and_variants(tmp_path, name, image_size):
     assert report.passed, report.to_text()
 
 
-@pytest.mark.slow
+@SLOW
 def test_twin_is_the_official_code():
     """The twin reproduces the official embedding to the last digits, so that the decoder's bar, held against the twin
     from an identical embedding, is held against the official code."""
@@ -169,7 +169,7 @@ def test_twin_is_the_official_code():
     np.testing.assert_allclose(iou[0], golden["points/multi/iou"], atol=ENCODER)
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize(
     ("file", "name", "form"),
     [("vit_b", "sam_vit_b", "deploy"), ("vit_t", "mobile_sam", "train"), ("vit_t", "mobile_sam", "deploy")],
@@ -203,7 +203,7 @@ def test_the_other_encoders(file, name, form):
 @pytest.mark.parametrize(
     "name",
     [
-        name if name in ("repvit_m0_6_distill", "repvit_m1_1") else pytest.param(name, marks=pytest.mark.slow)
+        name if name in ("repvit_m0_6_distill", "repvit_m1_1") else pytest.param(name, marks=SLOW)
         for name in CLASSIFIERS
         if not name.startswith("tiny")
     ],

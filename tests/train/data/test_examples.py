@@ -9,10 +9,9 @@ from PIL import Image
 
 from repvit_sam_jax import transforms
 from repvit_sam_jax.masks import counts_to_mask, mask_to_counts
+from tests.helpers.photos import annotation, annotations, jpeg, photo_and_masks
 from train.data import DamagedRecordError, ExampleConfig, Record, make_example, read_annotations
 from train.data.masks import to_low_res
-
-from .conftest import annotation, annotations, jpeg, photo_and_masks
 
 
 def record(number=0, masks=None):

@@ -12,8 +12,7 @@ from repvit_sam_jax import Sam, reparam, split_batch_stats
 from repvit_sam_jax.config import RepViTBlockConfig
 from repvit_sam_jax.encoders.repvit import RepViTBlock
 from repvit_sam_jax.layers import Keys
-
-from .helpers import relative_rms
+from tests.helpers.measures import relative_rms
 
 BLOCKS = {
     "plain": RepViTBlockConfig(1, 16, 16, 1, use_se=False, downsample=False),

@@ -1,0 +1,51 @@
+"""Small models, their params, and prompts for them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from repvit_sam_jax import PRESETS, Prompts, Sam, reparam
+
+
+def random_params(model: Sam, seed: int = 0) -> dict:
+    """Params in which every leaf is random, running variances positive."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        if name == "count":
+            return np.int32(rng.integers(1, 1000))
+        if name == "var":
+            return rng.uniform(0.5, 2.0, leaf.shape).astype(np.float32)
+        if name == "scale":
+            return rng.uniform(0.4, 1.2, leaf.shape).astype(np.float32)
+        if name == "kernel":
+            fan_in = max(1, int(np.prod(leaf.shape[:-1])))
+            return rng.normal(0, fan_in**-0.5, leaf.shape).astype(np.float32)
+        return rng.normal(0, 0.3, leaf.shape).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, model.abstract_params())
+
+
+def tiny_with(**decoder: int) -> tuple[Sam, dict]:
+    """Like `tiny`, with these fields of its decoder's config."""
+    model = Sam(
+        dataclasses.replace(PRESETS["tiny"], mask_decoder=dataclasses.replace(PRESETS["tiny"].mask_decoder, **decoder)),
+        "train",
+    )
+    return Sam(model.config), reparam.fuse(random_params(model))
+
+
+def make_prompts(seed=0, b=2, p=3, n=2, boxes=False, masks=False) -> Prompts:
+    rng = np.random.default_rng(seed)
+    corners = np.sort(rng.uniform(0, 128, (b, p, 2, 2)), axis=2).reshape(b, p, 4)
+    return Prompts(
+        rng.uniform(0, 128, (b, p, n, 2)).astype(np.float32),
+        rng.integers(0, 2, (b, p, n)).astype(np.int32),
+        np.ones((b, p, n), bool),
+        corners.astype(np.float32) if boxes else None,
+        rng.normal(size=(b, p, 32, 32)).astype(np.float32) if masks else None,
+    )

@@ -1,0 +1,54 @@
+"""Steps of the smallest models, outside of a run."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from train import flops, state, step
+from train.optim import make_optimizer
+from train.teacher import abstract_teacher, load_teacher
+
+
+def prepare(recipe):
+    """Student, teacher and the state before the first step."""
+    student = state.make_student(recipe)
+    teacher = load_teacher(recipe.teacher, student.config.image_size, recipe.dtype)
+    start = state.create(recipe, state.initial_params(recipe, student, teacher), make_optimizer(recipe, 8))
+    return student, teacher, start
+
+
+def take(recipe, prepared, batch, steps=1):
+    student, teacher, now = prepared
+    run = jax.jit(step.make_step(recipe, student, teacher.model, 8))
+    for _ in range(steps):
+        now, metrics = run(now, teacher.params, batch)
+    return now, jax.device_get(metrics)
+
+
+def unlike(a, b):
+    """Names of the leaves that differ."""
+    flat = jax.tree_util.tree_leaves_with_path(jax.tree.map(lambda x, y: bool((np.asarray(x) != y).any()), a, b))
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, differs in flat if differs}
+
+
+def of_step(recipe):
+    student = state.make_student(recipe)
+    teacher, params = abstract_teacher("micro_vit", student.config.image_size, recipe.dtype)
+    now = state.abstract_state(recipe, student, make_optimizer(recipe, 8))
+    batch = state.abstract_batch(recipe, student, cached=False)
+    return flops.step_flops(recipe, student, teacher, (now, params, batch))
+
+
+def make_batch(rng, b=4, k=5) -> dict[str, np.ndarray]:
+    masks = rng.random((b, k, 32, 32)) < 0.2
+    masks[:, :, 30:], masks[..., 28:] = False, False
+    valid = rng.random((b, k)) < 0.7
+    valid[0, 0], valid[0, 1] = True, False
+    corners = np.sort(rng.uniform(0, 112, (b, k, 2, 2)), axis=2).reshape(b, k, 4)
+    return {
+        "size": np.full((b, 2), (120, 112), np.int32),
+        "masks": masks & valid[..., None, None],
+        "boxes": (corners * valid[..., None]).astype(np.float32),
+        "valid": valid,
+    }
