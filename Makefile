@@ -1,12 +1,15 @@
 # One command each; they create .venv themselves and reuse it.
 #   PYTHON       the interpreter to build .venv with, 3.11 or newer
 #   TORCH_INDEX  another package index for torch, such as PyTorch's own for CPU builds
+#   TORCH        no: an environment without torch, whose tests are those without the marker torch
 PYTHON ?= python3
 TORCH_INDEX ?=
+TORCH ?= yes
 BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: setup demo test test-slow lint format bench clean
+.NOTPARALLEL:
 
 setup: $(READY)
 
@@ -14,8 +17,11 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+ifneq ($(TORCH),no)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[convert,export,train]' --group dev
+endif
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
+		--editable '.[$(if $(filter no,$(TORCH)),train,convert,export,train)]' --group dev
 	# Beside the environment and not in it: with libtpu installed, every start of JAX would look for a TPU.
 	test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --upgrade --no-deps \
 		--constraint constraints.txt --target .venv/libtpu libtpu
@@ -24,16 +30,21 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python -m convert.demo
 
-# Two workers have a core each. Most programs of the first run once: XLA compiles them four times as fast without
-# optimization and without its newer code generator of fused loops.
+# Two workers have a core each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false $$XLA_FLAGS" $(PYTEST)
+	$(PYTEST)
 
-# Full sizes, compiled as users compile them, and ahead-of-time compilation for TPUs: 10 GB of memory.
-test-slow: $(READY)
-	$(PYTEST) -m 'slow or tpu_aot'
+# Full-size models run longer than they compile: they are compiled as users compile them, the others cheaply.
+GROUPS := models export tpu train use mutants
+OPTIMIZED := models export tpu
+
+# All groups one after the other, or one: make test-slow GROUP=export. 10 GB of memory.
+test-slow: $(addprefix test-slow-,$(or $(GROUP),$(GROUPS)))
+
+test-slow-%: $(READY)
+	$(if $(filter $*,$(OPTIMIZED)),TESTS_OPTIMIZE=1) $(PYTEST) -m 'slow(group="$*")'
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -9,6 +9,14 @@ import numpy as np
 
 from repvit_sam_jax import PRESETS, Prompts, Sam, reparam
 
+encode = jax.jit(Sam.encode, static_argnums=0, static_argnames="return_stages")
+encode_train = jax.jit(Sam.encode_train, static_argnums=0)
+decode = jax.jit(Sam.decode, static_argnums=0, static_argnames=("multimask_output", "return_stages"))
+"""One function for all models and files: a shape is traced and compiled once in a process.
+
+Where a test patches the model, it needs a function of its own: `jax.jit(lambda *args: model.decode(*args))`.
+"""
+
 
 def random_params(model: Sam, seed: int = 0) -> dict:
     """Params in which every leaf is random, running variances positive."""

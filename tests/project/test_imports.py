@@ -72,8 +72,9 @@ def test_modules_of_the_library_import_downwards():
     modules = {name: path for name, path in found.items() if not name.endswith("__init__")}
     assert set(modules) == set(level), "a module without a level, or a level without a module"
     for name, path in modules.items():
+        names = imported(path)
         for other in level:
-            if f"repvit_sam_jax.{other}" in imported(path):
+            if f"repvit_sam_jax.{other}" in names:
                 assert level[other] < level[name], f"{name} imports {other}"
 
 

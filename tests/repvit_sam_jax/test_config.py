@@ -22,6 +22,12 @@ from tests.helpers.measures import GOLDEN
 VARIANTS = ["m0_6", "m0_9", "m1_0", "m1_1", "m1_5", "m2_3"]
 
 
+def smallest_first(names):
+    """One of each family in the default run; the others, built alike, take seconds each to trace."""
+    slow = pytest.mark.slow(group="models")
+    return [name if name.startswith("tiny") else pytest.param(name, marks=slow) for name in names]
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_blocks_are_those_of_the_official_classifier(variant):
     """Widths, squeeze-excite positions and downsampling blocks, read off the official state dict's shapes."""
@@ -58,7 +64,7 @@ def test_vit_blocks_are_grouped_for_the_scan(name, groups):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", list(PRESETS))
+@pytest.mark.parametrize("name", smallest_first(PRESETS))
 def test_every_preset_initialises_and_runs_abstractly(name, form):
     model = Sam.from_preset(name, form=form)
     params = jax.eval_shape(model.init, jax.random.key(0))
@@ -81,7 +87,7 @@ def test_published_size():
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", list(CLASSIFIERS))
+@pytest.mark.parametrize("name", smallest_first(CLASSIFIERS))
 def test_every_classifier_initialises_and_runs_abstractly(name, form):
     model = Classifier.from_preset(name, form=form)
     size = model.config.image_size

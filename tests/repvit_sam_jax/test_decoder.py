@@ -1,34 +1,31 @@
 """The mask decoder takes its products in a cheap order and few prompts at a time; a plain one must agree with it."""
 
 import dataclasses
-from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
-from convert.to_torch import to_state_dict
-from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import Prompts, Sam, mask_decoder, prompt_encoder, transformer
 from repvit_sam_jax.mask_decoder import Pending
 from tests.helpers.measures import close, relative_rms
-from tests.helpers.models import make_prompts
+from tests.helpers.models import decode, make_prompts
 from tests.helpers.programs import equations
+
+SLOW = pytest.mark.slow(group="models")
 
 KINDS = {
     "point": {"n": 1},
-    "box": {"n": 0, "boxes": True},
     "box and points": {"n": 2, "boxes": True},
-    "many points": {"n": 12},
+    "many points, one prompt": {"n": 12, "p": 1},
     "masks": {"masks": True},
-    "masks alone": {"n": 0, "masks": True},
+    "masks alone, one prompt": {"n": 0, "p": 1, "masks": True},
     "masks and many points": {"n": 12, "boxes": True, "masks": True},
-    "one prompt": {"n": 1, "p": 1},
     "many prompts": {"n": 1, "p": 9},
 }
+"""Few and many tokens, image tokens that prompts share and that differ by prompt, one prompt and several: in pairs."""
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +34,9 @@ def embeddings():
 
 
 def twin_of(model, params):
+    from convert.to_torch import to_state_dict
+    from convert.torch_models import Sam as TorchSam
+
     twin = TorchSam(model.config).fuse().eval()
     twin.load_state_dict(to_state_dict(params, model), strict=True)
     return twin
@@ -71,13 +71,22 @@ def uneven(prompts: Prompts) -> Prompts:
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("kind", "multimask_output"), [*((kind, True) for kind in KINDS), ("box and points", False)])
+@pytest.mark.parametrize(
+    ("kind", "multimask_output"),
+    [
+        ("point", True),
+        ("box and points", False),
+        ("many points, one prompt", True),
+        ("masks alone, one prompt", True),
+        ("masks and many points", True),
+    ],
+)
 def test_equals_pytorch(tiny, twin, embeddings, kind, multimask_output):
     check_pytorch(*tiny, twin, embeddings, make_prompts(**KINDS[kind]), multimask_output)
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("kind", ["point", "box", "masks and many points", "masks alone"])
+@pytest.mark.parametrize("kind", ["box and points", "masks and many points"])
 def test_drawn_prompts_equal_pytorch(tiny_drawing, embeddings, kind):
     check_pytorch(*tiny_drawing, twin_of(*tiny_drawing), embeddings, make_prompts(**KINDS[kind]), True)
 
@@ -90,14 +99,15 @@ def with_pixels(embeddings):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("kind", "multimask_output"), [("point", True), ("box", False), ("masks", True)])
+@pytest.mark.parametrize(("kind", "multimask_output"), [("box and points", False), ("masks", True)])
 def test_crf_equals_pytorch(tiny_crf, with_pixels, kind, multimask_output):
     check_pytorch(*tiny_crf, twin_of(*tiny_crf), with_pixels, make_prompts(**KINDS[kind]), multimask_output)
 
 
 def check_pytorch(model, params, twin, embeddings, prompts, multimask_output):
-    decode = jax.jit(partial(model.decode, multimask_output=multimask_output))
-    masks, iou = decode(params, embeddings, prompts)
+    import torch
+
+    masks, iou = decode(model, params, embeddings, prompts, multimask_output=multimask_output)
     for b in range(2):
         one = jax.tree.map(lambda leaf, b=b: torch.from_numpy(np.asarray(leaf[b])), prompts)
         points = (one.point_coords, one.point_labels) if one.point_coords.shape[1] else (None, None)
@@ -151,7 +161,7 @@ def test_drawn_prompts():
         )
 
 
-@pytest.mark.parametrize("size", [1, 2, 64])
+@pytest.mark.parametrize("size", [2, pytest.param(1, marks=SLOW), pytest.param(64, marks=SLOW)])
 def test_drawn_prompts_few_at_a_time(tiny_crf, with_pixels, monkeypatch, size):
     """As a mask generator asks for them, and as training does: all at once."""
     (model, params), embeddings = tiny_crf, with_pixels
@@ -167,10 +177,12 @@ def test_drawn_prompts_few_at_a_time(tiny_crf, with_pixels, monkeypatch, size):
 @pytest.mark.parametrize("draws", [False, True])
 def test_uneven_prompts_equal_pytorch(tiny, tiny_drawing, embeddings, draws):
     """PyTorch gets every prompt alone and without padding."""
+    import torch
+
     model, params = tiny_drawing if draws else tiny
     twin = twin_of(model, params)
     prompts = uneven(make_prompts(n=4))
-    masks, iou = jax.jit(model.decode)(params, embeddings, prompts)
+    masks, iou = decode(model, params, embeddings, prompts)
     for b, p in np.ndindex(2, 3):
         valid = prompts.point_valid[b, p]
         points = (torch.from_numpy(x[b, p][None, valid]) for x in (prompts.point_coords, prompts.point_labels))
@@ -180,11 +192,11 @@ def test_uneven_prompts_equal_pytorch(tiny, tiny_drawing, embeddings, draws):
         np.testing.assert_allclose(iou[b, p], expected[1][0], atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["point", "many points", "masks", "uneven"])
+@pytest.mark.parametrize("kind", ["masks", "uneven"])
 def test_equals_the_plain_order_stage_by_stage(tiny, plain, embeddings, kind):
     model, params = tiny
     prompts = uneven(make_prompts(n=4)) if kind == "uneven" else make_prompts(**KINDS[kind])
-    found = jax.jit(partial(model.decode, return_stages=True))(params, embeddings, prompts)
+    found = decode(model, params, embeddings, prompts, return_stages=True)
     expected = plain(model, params, embeddings, prompts, return_stages=True)
     assert set(found[2]) == {
         *("prompt_tokens", "image_pe", "dense_prompt", "transformer.0.tokens", "transformer.0.image"),
@@ -193,21 +205,21 @@ def test_equals_the_plain_order_stage_by_stage(tiny, plain, embeddings, kind):
     close(found, expected, bound=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["point", "masks and many points"])
+@pytest.mark.parametrize("kind", ["point", pytest.param("masks and many points", marks=SLOW)])
 def test_bfloat16_equals_the_plain_order(tiny, plain, embeddings, kind):
     """As near to float32 as the plain order is, and not further from that than half precision explains."""
     model, params = tiny
     half = Sam(model.config, dtype="bfloat16")
     prompts = make_prompts(**KINDS[kind])
-    exact, _ = jax.jit(model.decode)(params, embeddings, prompts)
-    fast, _ = jax.jit(half.decode)(params, embeddings, prompts)
+    exact, _ = decode(model, params, embeddings, prompts)
+    fast, _ = decode(half, params, embeddings, prompts)
     slow, _ = plain(half, params, embeddings, prompts)
     assert fast.dtype == jnp.float32
     assert relative_rms(fast, slow) < 3e-2
     assert relative_rms(fast, exact) < 1.5 * relative_rms(slow, exact)
 
 
-@pytest.mark.parametrize("kind", ["point", "masks and many points"])
+@pytest.mark.parametrize("kind", ["point", pytest.param("masks and many points", marks=SLOW)])
 def test_gradients_equal_those_of_the_plain_order(tiny, plain, embeddings, kind):
     model, params = tiny
     prompts = make_prompts(**KINDS[kind])
@@ -233,12 +245,12 @@ def test_gradients_equal_those_of_the_plain_order(tiny, plain, embeddings, kind)
     chex.assert_tree_all_finite(found)
 
 
-@pytest.mark.parametrize(("kind", "size"), [("many prompts", 2), ("many prompts", 64), ("masks", 64)])
+@pytest.mark.parametrize(("kind", "size"), [("many prompts", 2), ("masks", 64)])
 def test_any_number_of_prompts_at_a_time(tiny, embeddings, monkeypatch, kind, size):
     """2 does not divide 9; 64 is what accelerators take."""
     model, params = tiny
     prompts = make_prompts(**KINDS[kind])
-    expected = jax.jit(partial(model.decode, return_stages=True))(params, embeddings, prompts)
+    expected = decode(model, params, embeddings, prompts, return_stages=True)
     monkeypatch.setattr(mask_decoder, "over_prompts", lambda f, arrays: mask_decoder._in_chunks(f, size, arrays))
     found = jax.jit(lambda *arguments: model.decode(*arguments, return_stages=True))(params, embeddings, prompts)
     close(found, expected, bound=1e-5)
@@ -264,27 +276,28 @@ def test_work_on_an_image_is_done_once_an_image(tiny, embeddings):
     assert products(n=1, p=1) == []
 
 
-@pytest.mark.parametrize("at_once", [1, 64])
-@pytest.mark.parametrize("kinds", [{"n": 1, "p": 20}, {"p": 3, "masks": True}])
-@pytest.mark.parametrize("share", [0, 0.3, 1])
-def test_masks_of_prompts_with_a_promising_one(tiny, embeddings, monkeypatch, at_once, kinds, share):
+@pytest.mark.parametrize(
+    ("at_once", "kinds"), [(1, {"n": 1, "p": 20}), (64, {"n": 1, "p": 20}), (64, {"p": 3, "masks": True})]
+)
+def test_masks_of_prompts_with_a_promising_one(tiny, embeddings, monkeypatch, at_once, kinds):
     """One prompt at a time, as on CPU, and 64 with their masks in chunks of 8, as elsewhere."""
     model, params = tiny
-    monkeypatch.setattr(mask_decoder, "over_prompts", lambda f, x: mask_decoder._in_chunks(f, at_once, x))
     prompts = make_prompts(**kinds)
-    masks, iou = map(np.asarray, jax.jit(model.decode)(params, embeddings, prompts))
+    masks, iou = map(np.asarray, decode(model, params, embeddings, prompts))
+    monkeypatch.setattr(mask_decoder, "over_prompts", lambda f, x: mask_decoder._in_chunks(f, at_once, x))
     best = np.sort(iou.max(-1), axis=None)[::-1]
-    count = round(share * best.size)
-    threshold = np.float32(best[count - 1] - 1e-4 if count else best[0] + 1e-4)
-    found, predicted = map(np.asarray, jax.jit(model._decode_above)(params, embeddings, prompts, threshold))
-    close(predicted, iou)
-    passed = (iou > threshold).any(-1)
-    if count:
-        close(found[passed], masks[passed])
-    upscaled = found.any((2, 3, 4)).sum(1).max()
-    most = passed.sum(1).max()
-    assert upscaled <= (min(8, passed.shape[1]) * -(-most // 8) if at_once > 1 else passed.any(0).sum())
-    traced = jax.make_jaxpr(model._decode_above)(params, embeddings, prompts, threshold)
+    decode_above = jax.jit(lambda *arguments: model._decode_above(*arguments))
+    for count in (0, round(0.3 * best.size), best.size):
+        threshold = np.float32(best[count - 1] - 1e-4 if count else best[0] + 1e-4)
+        found, predicted = map(np.asarray, decode_above(params, embeddings, prompts, threshold))
+        close(predicted, iou)
+        passed = (iou > threshold).any(-1)
+        if count:
+            close(found[passed], masks[passed])
+        upscaled = found.any((2, 3, 4)).sum(1).max()
+        most = passed.sum(1).max()
+        assert upscaled <= (min(8, passed.shape[1]) * -(-most // 8) if at_once > 1 else passed.any(0).sum())
+    traced = jax.make_jaxpr(decode_above)(params, embeddings, prompts, threshold)
     chosen_here = [e for e in equations(traced.jaxpr) if not e.params.get("branches_platforms")]
     branches = {equation.primitive.name for equation in chosen_here} & {"cond", "while"}
     assert branches == {"cond" if at_once == 1 else "while"}, "both branches would be computed"
@@ -310,7 +323,7 @@ def test_memory_does_not_grow_with_the_number_of_prompts(tiny, embeddings):
     assert grown < 2 * (many.output_size_in_bytes - few.output_size_in_bytes)
 
 
-@pytest.mark.slow(group="models")
+@SLOW
 @pytest.mark.torch
 def test_full_size_masks(plain):
     """Points at full size: masks and their signs against the plain order."""

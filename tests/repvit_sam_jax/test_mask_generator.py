@@ -22,6 +22,7 @@ from tests.helpers.models import random_params
 from tests.helpers.programs import recorded_compilations
 
 pytestmark = pytest.mark.torch
+SLOW = pytest.mark.slow(group="models")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -222,7 +223,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=SLOW) if name in ("photo", "crops") else name for name in CASES],
+)
 def test_records_of_the_twin(pairs, name):
     preset, size, settings = CASES[name]
     pair, image = pairs[preset], photo(*size, seed=1)
@@ -363,7 +367,7 @@ def test_few_programs_are_compiled(pairs, monkeypatch):
     assert decode._cache_size() == 1
 
 
-@pytest.mark.parametrize("crop_n_layers", [0, 1])
+@pytest.mark.parametrize("crop_n_layers", [1, pytest.param(0, marks=SLOW)])
 def test_nothing_is_compiled_after_warmup(pairs, crop_n_layers):
     """With crops, points in batches of two sizes."""
     for program in (predictor._encode, predictor._split, mask_generator._decode):

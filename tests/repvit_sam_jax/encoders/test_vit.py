@@ -15,7 +15,7 @@ from repvit_sam_jax.checkpoint import Metadata, save
 from repvit_sam_jax.encoders import vit
 from repvit_sam_jax.layers import Keys
 from tests.helpers.measures import relative_rms
-from tests.helpers.models import random_params
+from tests.helpers.models import encode, encode_train, random_params
 
 pytestmark = pytest.mark.torch
 TINY = PRESETS["tiny_vit_sam"]
@@ -27,6 +27,7 @@ def model_and_params():
     return model, random_params(model, seed=2)
 
 
+@pytest.mark.slow(group="models")
 def test_parity_per_stage(tmp_path):
     """Windowed blocks (padded: 8 is no multiple of 3), global blocks, and the scan over groups of both."""
     write(tmp_path / "model.pt", TINY)
@@ -38,8 +39,12 @@ def test_parity_per_stage(tmp_path):
 
 
 def test_another_image_size_interpolates_positions(tmp_path):
+    """Windowed blocks (padded: 10 is no multiple of 3), global blocks, and the scan over groups of both."""
     write(tmp_path / "model.pt", TINY)
     report = parity(tmp_path / "model.pt", image_size=160)
+    assert report.preset == "tiny_vit_sam"
+    assert {row.stage for row in report.rows if row.form == "deploy"} >= {"stem", "blocks.0", "blocks.3", "neck"}
+    assert {row.tolerance for row in report.rows} == {1e-5}
     assert report.passed, report.to_text()
 
 
@@ -61,8 +66,8 @@ def test_attention_equals_pytorch(size, table):
 
 def test_queries_in_chunks_give_the_same(model_and_params, monkeypatch):
     model, params = model_and_params
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 128, 128, 3)), jnp.float32)
-    expected = jax.jit(lambda p, x: model.encode(p, x))(params, images)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 128, 128, 3)), jnp.float32)
+    expected = encode(model, params, images)
     monkeypatch.setattr(vit, "QUERY_CHUNK", 16)
     chunked = jax.jit(lambda p, x: model.encode(p, x))
     assert str(jax.make_jaxpr(chunked)(params, images)).count("scan[") > 1  # the blocks, and the chunks within
@@ -73,9 +78,9 @@ def test_forms_are_the_same_and_there_are_no_statistics(model_and_params, tmp_pa
     model, params = model_and_params
     assert split_batch_stats(params)[1] == {}
     images = jnp.zeros((1, 128, 128, 3))
-    embeddings, stats = Sam(TINY, "train").encode_train(params, images)
+    embeddings, stats = encode_train(Sam(TINY, "train"), params, images)
     assert stats == {}
-    assert relative_rms(embeddings, model.encode(params, images)) < 2e-6
+    assert relative_rms(embeddings, encode(model, params, images)) < 2e-6
     save(tmp_path / "m.safetensors", params, Metadata(TINY, "deploy"))
     for form in ("train", "deploy"):
         assert load(tmp_path / "m.safetensors", form=form)[0] == Sam(TINY, form)
@@ -84,9 +89,9 @@ def test_forms_are_the_same_and_there_are_no_statistics(model_and_params, tmp_pa
 def test_bfloat16(model_and_params):
     model, params = model_and_params
     images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 128, 128, 3)), jnp.float32)
-    half = jax.jit(Sam(TINY, dtype="bfloat16").encode)(params, images)
+    half = encode(Sam(TINY, dtype="bfloat16"), params, images)
     assert half.dtype == jnp.float32
-    assert relative_rms(half, jax.jit(model.encode)(params, images)) < 5e-2
+    assert relative_rms(half, encode(model, params, images)) < 5e-2
 
 
 def test_vit_h_traces_to_a_compact_program():
