@@ -132,7 +132,7 @@ def _encoders(config: SamConfig, params: Params, count: int, rounds: int) -> dic
 
 
 def _decoders(model: Sam, params: Params, embed: Callable[[], np.ndarray], count: int, rounds: int) -> dict[str, Any]:
-    from . import rivals
+    from . import models, rivals
 
     decode = jax.jit(Sam.decode, static_argnums=0)
     rng = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def _decoders(model: Sam, params: Params, embed: Callable[[], np.ndarray], count
     on_device = jax.device_put(embedding)
 
     def ours(name: str, model: Sam, tolerance: float) -> Candidate:
-        kept = model.compact(params)
+        kept = models.compact(model, params)
         run = lambda: jax.block_until_ready(decode(model, kept, on_device, given)[0][0])
         return Candidate(name, run, "torch_fp32", tolerance)
 

@@ -22,6 +22,7 @@ from .harness import Candidate, interleave
 SEGMENTERS = ("repvit_sam", "mobile_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h")
 
 encode = jax.jit(Sam.encode, static_argnums=0)
+compact = jax.jit(Sam.compact, static_argnums=0)
 
 
 def deploy_params(config: SamConfig, seed: int = 3) -> Params:
@@ -36,7 +37,7 @@ def encoders(config: SamConfig, params: Params, images: np.ndarray) -> list[Cand
     given = jax.device_put(images)
 
     def ours(name: str, model: Sam, tolerance: float) -> Candidate:
-        kept = model.compact(params)
+        kept = compact(model, params)
         run = lambda: jax.block_until_ready(encode(model, kept, given))
         return Candidate(name, run, "torch_fp32", tolerance)
 

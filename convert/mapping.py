@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
 
 from repvit_sam_jax import checkpoint
 from repvit_sam_jax.checkpoint import CheckpointError
-from repvit_sam_jax.config import MODELS, Form, ModelConfig, get_model_config
+from repvit_sam_jax.config import (
+    MODELS,
+    ClassifierConfig,
+    Form,
+    ModelConfig,
+    RepViTConfig,
+    TinyViTConfig,
+    get_model_config,
+)
 from repvit_sam_jax.loading import model_of
 from repvit_sam_jax.model import Params
 
@@ -67,9 +77,41 @@ def identify(state: Mapping[str, np.ndarray], preset: str | None = None) -> tupl
     return config, form
 
 
+_BLOCK = re.compile(r"((?:image_encoder\.)?(?:features|blocks|layers\.\d+\.blocks)\.\d+)\.")
+
+
+def _outline(config: ModelConfig) -> tuple[str, int]:
+    """What the keys of the encoder's blocks are like, without numbers, and how many blocks there are."""
+    if isinstance(config, ClassifierConfig):
+        return "features", _repvit_blocks(config.backbone)
+    encoder = config.image_encoder
+    if isinstance(encoder, RepViTConfig):
+        return "image_encoder.features", _repvit_blocks(encoder)
+    if isinstance(encoder, TinyViTConfig):
+        return "image_encoder.layers.blocks", sum(encoder.depths)
+    return "image_encoder.blocks", encoder.depth
+
+
+def _repvit_blocks(config: RepViTConfig) -> int:
+    """With the stem, and the downsampling blocks between stages."""
+    return sum(config.depths) + len(config.depths)
+
+
+def _likely(state: Mapping[str, np.ndarray]) -> list[ModelConfig]:
+    """The models whose encoders have such blocks, of these the ones with as many if there are any.
+
+    Only their arrays are then listed: those of all models take half a minute.
+    """
+    blocks = {match[1] for key in state if (match := _BLOCK.match(key))}
+    counts = Counter(re.sub(r"\.\d+", "", block) for block in blocks)
+    alike = {config: outline for config in MODELS.values() if (outline := _outline(config))[0] in counts}
+    equal = [config for config, (kind, count) in alike.items() if counts[kind] == count]
+    return equal or list(alike) or list(MODELS.values())
+
+
 def _closest(state: Mapping[str, np.ndarray], form: Form) -> ModelConfig:
     distances: dict[ModelConfig, int] = {}
-    for config in MODELS.values():
+    for config in _likely(state):
         distances[config] = _distance(state, config, form)
         if not distances[config]:
             break

@@ -87,10 +87,11 @@ def _compare_classifiers(
 ) -> Report:
     images = classifier.preprocess(image, config.image_size)
     expected = _twin_stages(twin, images)
+    classify = _jit(Classifier.classify)
     rows = []
     for name, params in forms.items():
-        classify = jax.jit(functools.partial(Classifier(config, name).classify, return_stages=True))
-        rows += _compare_stages(name, classify(params, images)[1], expected, encoder_tolerance(config.backbone))
+        _, stages = classify(Classifier(config, name), params, images, return_stages=True)
+        rows += _compare_stages(name, stages, expected, encoder_tolerance(config.backbone))
     report = Report(config.name, tuple(rows), masks=())
     if report.passed:
         return report
@@ -99,13 +100,12 @@ def _compare_classifiers(
 
 def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, Params], image: np.ndarray) -> Report:
     reference = _Reference(twin, image)
-    deployed = Sam(config, "deploy"), forms["deploy"]
+    encode = _jit(Sam.encode)
     # The decoder has no BatchNorm: it is one and the same function in both forms.
-    decode = functools.partial(jax.jit(functools.partial(deployed[0].decode, return_stages=True)), deployed[1])
+    decode = functools.partial(_jit(Sam.decode), Sam(config, "deploy"), forms["deploy"], return_stages=True)
     rows, masks = [], []
     for name, params in forms.items():
-        encode = jax.jit(functools.partial(Sam(config, name).encode, return_stages=True))
-        embedding, stages = encode(params, reference.images)
+        embedding, stages = encode(Sam(config, name), params, reference.images, return_stages=True)
         rows += _compare_stages(name, stages, reference.encoder, encoder_tolerance(config.image_encoder))
         masks += [_compare_masks(name, case, decode, embedding, reference) for case in reference.cases]
     rows += [row for case in reference.cases for row in _compare_decoder(case, decode, reference)]
@@ -114,6 +114,11 @@ def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, 
         return report
     noise = _float32_noise(twin.image_encoder, reference.images, "embedding", reference.encoder["embedding"])
     return dataclasses.replace(report, noise=noise)
+
+
+def _jit(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A model's method, compiled once for all weights of the model."""
+    return jax.jit(method, static_argnums=0, static_argnames="return_stages")
 
 
 def _compare_stages(

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -46,7 +47,7 @@ from .state import (
     place,
     shardings,
 )
-from .step import make_step
+from .step import Step, make_step
 from .teacher import Teacher, load_teacher, needed_params
 
 EVALUATED = 256
@@ -126,12 +127,7 @@ def train(
         if teacher is None or not recipe.needs_teacher or recipe.flip_probability:
             raise ValueError("a cache of embeddings needs the teacher that made it, and photos that are not flipped")
         cache = EmbeddingCache(inputs.embeddings, teacher, source)
-    optimizer = make_optimizer(recipe, num_steps)
-    step = jax.jit(
-        make_step(recipe, student, teacher.model if teacher else None, num_steps),
-        donate_argnums=0,
-        out_shardings=(shardings(mesh, abstract_state(recipe, student, optimizer)), NamedSharding(mesh, P())),
-    )
+    optimizer, step = _programs(recipe, student, teacher.model if teacher else None, num_steps, mesh)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(run / "checkpoints", recipe.keep, write=True))
         state = _start(recipe, student, teacher, mesh, optimizer, checkpoints)
@@ -222,6 +218,32 @@ def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
         text = texts[name] if name == "recipe.json" else json.dumps({**before, **values}, indent=1)
         if main and (run / name).read_text() != text:
             write_atomically(run / name, functools.partial(Path.write_text, data=text))
+
+
+def _programs(
+    recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int, mesh: Mesh
+) -> tuple[optax.GradientTransformation, Step]:
+    """The optimizer and the jitted step of a run.
+
+    Runs of a process that differ in nothing that enters the step, such as the seed or how often they are evaluated,
+    share them. So whoever goes on with a run in a notebook waits neither for its trace nor for the compiler again.
+    """
+    counts: dict[str, Any] = dict.fromkeys(("fsdp", "log_every", "checkpoint_every", "evaluate_every", "keep"), 1)
+    alike = dataclasses.replace(recipe, name="", seed=0, epochs=None, steps=num_steps, **counts)
+    return _built(alike, student, teacher, num_steps, mesh)
+
+
+@functools.lru_cache(maxsize=4)
+def _built(
+    recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int, mesh: Mesh
+) -> tuple[optax.GradientTransformation, Step]:
+    optimizer = make_optimizer(recipe, num_steps)
+    step = jax.jit(
+        make_step(recipe, student, teacher, num_steps),
+        donate_argnums=0,
+        out_shardings=(shardings(mesh, abstract_state(recipe, student, optimizer)), NamedSharding(mesh, P())),
+    )
+    return optimizer, step
 
 
 def _start(

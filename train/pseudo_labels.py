@@ -201,9 +201,9 @@ class Labeller:
     def __init__(self, model: Sam, params: Params, looks: Sequence[Look] = LOOKS) -> None:
         """A segmenter of any image size, and how it looks at each window."""
         self.image_size, self.looks = model.config.image_size, looks
-        self._encode = jax.jit(lambda images, sizes: model.encode(params, transforms.normalize(images, sizes)))
-        self._all = jax.jit(lambda embeddings, prompts: model.decode(params, embeddings, prompts, True))
-        self._single = jax.jit(lambda embeddings, prompts: model.decode(params, embeddings, prompts, False)[0])
+        params = jax.device_put(params)
+        self._encode = partial(_encode, model, params)
+        self._decode = partial(_decode, model, params)
 
     def __call__(self, window: Window, rng: np.random.Generator) -> tuple[list[Bool[np.ndarray, "h w"]], list[float]]:
         """Masks in a window and how well two answers agree on each (IoU).
@@ -253,7 +253,7 @@ class Labeller:
         inner = np.array([place[1] > 0, place[0] > 0, place[3] < window_size[1], place[2] < window_size[0]])
         room = np.stack([boxes[:, 0], boxes[:, 1], width - 1 - boxes[:, 2], height - 1 - boxes[:, 3]], -1)
         boxes = boxes[((room >= _MARGIN) | ~inner).all(-1)]
-        logits = np.asarray(self._single(embeddings, _prompts(boxes, width)))[:, : len(boxes), 0]
+        logits = np.asarray(self._decode(embeddings, _prompts(boxes, width), False)[0])[:, : len(boxes), 0]
         logits = logits[..., : height // CELL, : width // CELL]
         answers = np.stack([logits[0], logits[1, ..., ::-1]])
         found = []
@@ -279,7 +279,7 @@ class Labeller:
         grid = point_grid(points) + rng.uniform(-0.3, 0.3, (points**2, 2)) / points
         coords = (grid * (np.array(size)[::-1] - 1)).reshape(1, -1, 1, 2).astype(np.float32)
         labels = np.full(coords.shape[:3], FOREGROUND, np.int32)
-        logits, scores = self._all(embedding, Prompts(coords, labels, np.ones(labels.shape, bool)))
+        logits, scores = self._decode(embedding, Prompts(coords, labels, np.ones(labels.shape, bool)), True)
         height, width = (side // CELL for side in size)
         masks = np.asarray(logits)[0, ..., :height, :width].reshape(-1, height, width) > 0
         order = np.argsort(-np.asarray(scores).ravel(), kind="stable")
@@ -287,6 +287,19 @@ class Labeller:
         masks = masks[order[(found >= areas[0]) & (found <= areas[1])]]
         boxes = [_box(_largest_piece(masks[i])) * CELL + [1, 1, CELL - 2, CELL - 2] for i in _distinct(masks)[:MOST]]
         return np.array(boxes, np.float32).reshape(-1, 4)
+
+
+# Compiled once for all labellers of a model.
+@partial(jax.jit, static_argnums=0)
+def _encode(model: Sam, params: Params, images: jax.Array, sizes: jax.Array) -> jax.Array:
+    return model.encode(params, transforms.normalize(images, sizes))
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _decode(
+    model: Sam, params: Params, embeddings: jax.Array, prompts: Prompts, multimask_output: bool
+) -> tuple[jax.Array, jax.Array]:
+    return model.decode(params, embeddings, prompts, multimask_output)
 
 
 def _in_cells(side: float) -> int:

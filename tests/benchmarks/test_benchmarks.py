@@ -1,8 +1,10 @@
 """The benchmark runs on the tiny preset, and a fast wrong answer stops it. No times are asserted."""
 
+import dataclasses
 import importlib.util
 import json
 import mmap
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 import tyro
 
 from benchmarks import __main__ as command
-from benchmarks import models, report, rivals
+from benchmarks import input, models, report, rivals
 from benchmarks.harness import Candidate, WrongAnswerError, interleave, ratios
 from convert.export import onnx
 from repvit_sam_jax import PRESETS, Sam
@@ -33,19 +35,28 @@ def quick(monkeypatch):
     monkeypatch.setattr(rivals, "_openvino", lambda *_: [])
 
 
-def test_encoder_and_decoder(quick, capsys):
-    tyro.cli(command.main, args=["encoder", *TINY, "--batch", "1", "2"])
-    sections = json.loads(capsys.readouterr().out)["sections"]
+@pytest.mark.parametrize("batch", [("2",), pytest.param(("1", "2"), marks=pytest.mark.slow(group="use"))])
+def test_encoder_and_decoder(quick, capsys, batch):
+    tyro.cli(command.main, args=["encoder", *TINY, "--image-size", "64", "--batch", *batch])
+    result = json.loads(capsys.readouterr().out)
+    sections = result["sections"]
     theirs = {"torch_fp32", "torch_channels_last_fp32", "torch_bf16"}
-    assert list(sections) == ["encoder, batch 1", "encoder, batch 2"]
+    assert result["image_size"] == 64
+    assert list(sections) == [f"encoder, batch {n}" for n in batch]
     for section in sections.values():
         assert set(section["milliseconds"]) == theirs | {"jax_fp32", "jax_bf16"}
         assert "jax_fp32/torch_fp32" in section["ratios"]
-    tyro.cli(command.main, args=["decoder", *TINY, "--prompts", "3"])
-    assert list(json.loads(capsys.readouterr().out)["sections"]) == ["decoder, 3 point prompts"]
+    tyro.cli(command.main, args=["decoder", *TINY, "--image-size", "64", "--prompts", "3"])
+    (section,) = json.loads(capsys.readouterr().out)["sections"].items()
+    assert section[0] == "decoder, 3 point prompts"
+    assert set(section[1]["milliseconds"]) == {"torch_fp32", "jax_fp32", "jax_bf16"}
 
 
-@pytest.mark.parametrize("largest", [onnx.LARGEST, 1000], ids=["one file", "weights beside it"])
+@pytest.mark.parametrize(
+    "largest",
+    [pytest.param(onnx.LARGEST, marks=pytest.mark.slow(group="use")), 1000],
+    ids=["one file", "weights beside it"],
+)
 def test_runtimes_of_the_exported_encoder(monkeypatch, largest):
     """They are held against the twin, as far as they are installed."""
     pytest.importorskip("onnxruntime")
@@ -69,12 +80,25 @@ def test_runtimes_of_the_exported_encoder(monkeypatch, largest):
         (["input", "nowhere", "--preset", "tiny"], "nowhere"),
     ],
 )
-def test_mistakes_are_one_line(arguments, message):
-    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], capture_output=True, text=True, timeout=120)
+def test_mistakes_are_one_line(monkeypatch, capsys, arguments, message):
+    """The interpreter prints what `SystemExit` is given, and the status is then 1."""
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    monkeypatch.delitem(sys.modules, "benchmarks.__main__")
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("benchmarks", run_name="__main__", alter_sys=True)
+    assert stop.value.code.startswith("error: ")
+    assert message in stop.value.code
+    assert "\n" not in stop.value.code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.slow(group="use")
+def test_a_mistake_in_a_process_of_its_own():
+    command = [sys.executable, "-m", "benchmarks", "encoder", "--preset", "nope"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: ")
-    assert message in last
+    assert last.startswith("error: unknown preset 'nope'")
     assert "Traceback" not in done.stderr
 
 
@@ -94,20 +118,31 @@ def test_a_runtime_that_is_missing_is_named(monkeypatch, capsys):
 
 
 def test_all_measures_every_part_but_the_table_of_models():
-    given = ((), PRESETS["tiny"], (1,), (1, 64), 32, 5)
+    given = ((), PRESETS["tiny"], (1, 2), (1, 64), 32, 5)
     whole = list(command._sections("all", *given))
     parts = [title for what in get_args(command.What)[:-3] for title in command._sections(what, *given)]
     assert whole == parts
+    assert whole[:4] == ["encoder, batch 1", "encoder, batch 2", "decoder, 1 point prompt", "decoder, 64 point prompts"]
     assert get_args(command.What)[-3:] == ("models", "input", "all")
 
 
-def test_input_of_training(tmp_path, capsys):
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow(group="use"))])
+def test_input_of_training(tmp_path, monkeypatch, capsys, processes):
+    """Without processes, which take long to start, threads read in their stead."""
+    asked, read = [], input.batches
+
+    def batches(*given, reading, **options):
+        asked.append((reading.threads, reading.workers))
+        return read(*given, reading=reading if processes else dataclasses.replace(reading, workers=0), **options)
+
+    monkeypatch.setattr(input, "batches", batches)
     write_shards(tmp_path / "scenes", 3, size=64)
     tyro.cli(command.main, args=["input", str(tmp_path / "scenes"), *TINY, "--batch", "2", "--rounds", "1"])
     (section,) = json.loads(capsys.readouterr().out)["sections"].values()
     names = [row[""] for row in section["table"]]
     assert {"1 thread", "2 threads", "1 process", "2 processes"} < set(names)
     assert names[-1].endswith(", to a device")
+    assert {(1, 0), (2, 0), (1, 1), (1, 2)} <= set(asked)
     assert section["notes"][-1] == "3 photos, 8 masks each, batch 2"
     for arguments in (["input"], ["encoder", str(tmp_path)]):
         with pytest.raises(SystemExit, match="input needs photos"):
@@ -133,9 +168,30 @@ def test_report_as_text_and_as_tables():
     assert "12" not in text.replace("1234", "")
 
 
-def test_table_of_models(quick):
-    found = models.table(("tiny", "tiny_mobile_sam", "tiny_vit_sam"), rounds=1)
-    assert list(found["by_model"]) == ["tiny", "tiny_mobile_sam", "tiny_vit_sam"]
+def test_table_of_models(monkeypatch):
+    """With stand-ins for what `test_encoder_and_decoder` runs: the model's own encoders."""
+    asked = []
+
+    def encoders(config, params, images):
+        asked.append((config, len(params["image_encoder"]), images.shape))
+        return [Candidate(name, lambda: 0.0) for name in ("jax_fp32", "jax_bf16")]
+
+    monkeypatch.setattr(models, "encoders", encoders)
+    assert_is_a_table(models.table(names := ("tiny_vit_sam", "tiny"), image_size=64, rounds=1), names)
+    assert [config.name for config, *_ in asked] == list(names)
+    for config, parts, shape in asked:
+        assert parts == len(Sam(config).abstract_params()["image_encoder"])
+        assert shape == (1, 64, 64, 3)
+
+
+@pytest.mark.slow(group="use")
+def test_table_of_models_as_they_are(quick):
+    names = ("tiny", "tiny_mobile_sam", "tiny_vit_sam")
+    assert_is_a_table(models.table(names, rounds=1), names)
+
+
+def assert_is_a_table(found, names):
+    assert list(found["by_model"]) == list(names)
     for row, preset in zip(found["table"], found["by_model"], strict=True):
         params = Sam(PRESETS[preset]).abstract_params()
         count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,6 +1,7 @@
 """The rule table is a bijection that covers the official manifest and the abstract JAX params exactly."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,18 +19,48 @@ from tests.helpers.measures import GOLDEN
 pytestmark = pytest.mark.torch
 
 
-@pytest.mark.parametrize(
-    "file",
-    ["repvit", "vit_b", "vit_l", "vit_h", "vit_t"] + [name for name in CLASSIFIERS if not name.startswith("tiny")],
-)
+OFFICIAL = [
+    "repvit",
+    "vit_b",
+    "vit_l",
+    "vit_h",
+    "vit_t",
+    *(name for name in CLASSIFIERS if not name.startswith("tiny")),
+]
+
+
+def slow_but(names, quick):
+    """The names, those that no quick one is like but for its size among the slow tests: JAX lists their arrays."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow(group="models")) for name in names]
+
+
+@pytest.mark.parametrize("file", slow_but(OFFICIAL, {"repvit", "vit_b", "vit_t", "repvit_m0_6_distill"}))
 def test_table_covers_the_official_manifest_exactly(file):
-    manifest = json.loads((GOLDEN / f"{file}.json").read_text())
     entries = mapping.state_dict_entries(get_model_config(file), "train")
-    assert {key: [list(entry.shape), str(entry.dtype)] for key, entry in entries.items()} == manifest
+    assert {key: [list(entry.shape), str(entry.dtype)] for key, entry in entries.items()} == manifest_of(file)
+
+
+def manifest_of(file):
+    return json.loads((GOLDEN / f"{file}.json").read_text())
+
+
+@pytest.mark.parametrize("file", OFFICIAL)
+def test_twin_has_the_official_manifest(file):
+    entries = entries_of_the_twin(get_model_config(file), "train")
+    assert {key: [list(shape), dtype] for key, (shape, dtype) in entries.items()} == manifest_of(file)
+
+
+def entries_of_the_twin(config, form):
+    with torch.device("meta"):  # shapes alone: ViT-H is 2.6 GB
+        state = twin_of(config, form).state_dict()
+    return {key: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in state.items()}
+
+
+QUICK = {"demo", "tiny_vit_sam", "tiny_mobile_sam", "tiny_repvit_distill"}
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", slow_but(MODELS, QUICK))
 def test_table_is_a_bijection(name, form):
     """Each parameter has one key and each key one parameter, and the way back leads home with the same layout."""
     paths = [path for path, _ in checkpoint.flatten(model_of(MODELS[name], form).abstract_params())]
@@ -42,15 +73,11 @@ def test_table_is_a_bijection(name, form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("name", slow_but(MODELS, QUICK))
 def test_twin_has_the_same_entries(name, form):
-    with torch.device("meta"):  # shapes alone: ViT-H is 2.6 GB
-        twin = twin_of(MODELS[name], form)
     entries = mapping.state_dict_entries(MODELS[name], form)
-    found = {
-        key: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for key, value in twin.state_dict().items()
-    }
-    assert found == {key: (entry.shape, str(entry.dtype)) for key, entry in entries.items()}
+    expected = {key: (entry.shape, str(entry.dtype)) for key, entry in entries.items()}
+    assert entries_of_the_twin(MODELS[name], form) == expected
 
 
 def test_no_rule_is_idle():
@@ -114,13 +141,37 @@ def test_counter_that_does_not_fit_is_an_error():
         LAYOUTS["counter"].to_jax(np.asarray(2**31, np.int64))
 
 
-@pytest.mark.parametrize("file", ["vit_b", "vit_l", "vit_h", "repvit", "vit_t", "repvit_m0_6", "repvit_m2_3_distill"])
+@pytest.mark.parametrize("file", slow_but(OFFICIAL, {"vit_b", "repvit", "vit_t", "repvit_m0_6_distill"}))
 def test_models_are_recognised_by_their_keys_and_shapes(file):
-    manifest = json.loads((GOLDEN / f"{file}.json").read_text())
-    state = {key: np.broadcast_to(np.zeros((), dtype), shape) for key, (shape, dtype) in manifest.items()}
+    state = zeros(file)
     name = get_model_config(file).name
     assert mapping.identify(state)[0].name == name
     assert mapping.identify(state, file)[0].name == name  # the official name serves as well
-    other = "vit_h" if file != "vit_h" else "vit_b"
+    other = "vit_t" if file != "vit_t" else "vit_b"
     with pytest.raises(CheckpointError, match=f"weights of {name}, not of {other}"):
         mapping.identify(state, other)
+
+
+def zeros(file):
+    return {key: np.broadcast_to(np.zeros((), dtype), shape) for key, (shape, dtype) in manifest_of(file).items()}
+
+
+def test_models_are_recognised_at_once(monkeypatch):
+    """To list the arrays of all of them takes half a minute."""
+    listed, entries = set(), mapping.state_dict_entries
+
+    def listing(config, form):
+        listed.add(config.name)
+        return entries(config, form)
+
+    monkeypatch.setattr(mapping, "state_dict_entries", listing)
+    assert mapping.identify(zeros("repvit_m0_6_distill"))[0].name == "repvit_m0_6_distill"
+    assert listed == {"repvit_m0_6", "repvit_m0_6_distill"}
+
+
+def test_models_are_recognised_with_a_block_less():
+    """So that what is missing can be named."""
+    block = "image_encoder.layers.2.blocks.3."
+    state = {key: value for key, value in zeros("vit_t").items() if not key.startswith(block)}
+    with pytest.raises(CheckpointError, match=rf"(?s)state dict of mobile_sam .*missing: {re.escape(block)}"):
+        mapping.to_params(state, *mapping.identify(state))

@@ -1,6 +1,7 @@
 """The parity command on the tiny preset: it passes for the right model, and each of many mistakes makes it fail."""
 
 import dataclasses
+import functools
 import json
 import sys
 from types import SimpleNamespace
@@ -13,11 +14,14 @@ import torch
 from convert import __main__ as command
 from convert import parity
 from convert.from_torch import from_torch
-from convert.synthetic import synthetic_image, write
+from convert.synthetic import PHOTO, synthetic_image, write
+from convert.to_torch import to_torch
 from convert.torch_models import Sam as TorchSam
-from repvit_sam_jax import PRESETS, layers, mask_decoder
-from repvit_sam_jax.checkpoint import CheckpointError
+from repvit_sam_jax import PRESETS, Sam, checkpoint, crf, layers, mask_decoder
+from repvit_sam_jax.checkpoint import CheckpointError, Metadata
 from repvit_sam_jax.encoders import repvit
+from repvit_sam_jax.loading import read_params
+from tests.helpers.models import random_params
 
 pytestmark = pytest.mark.torch
 TINY = PRESETS["tiny"]
@@ -28,6 +32,12 @@ def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("parity") / "tiny.pt"
     write(path, TINY)
     return path
+
+
+@pytest.fixture(scope="module")
+def photo():
+    """The one that is taken if there is none."""
+    return synthetic_image(*PHOTO)
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +89,49 @@ def test_photo_of_another_shape(source):
     assert parity.parity(source, synthetic_image(90, 50, seed=4)).passed
 
 
-def test_fused_checkpoint(source, tmp_path):
+def test_fused_checkpoint(source, photo, tmp_path):
     twin = TorchSam(TINY)
     twin.load_state_dict(torch.load(source, weights_only=True), strict=True)
     torch.save(twin.fuse().state_dict(), tmp_path / "fused.pt")
-    report = parity.parity(tmp_path / "fused.pt")
+    report = parity.parity(tmp_path / "fused.pt", photo)
     assert report.passed
     assert {row.form for row in report.rows} == {"deploy", "both"}
 
 
 @pytest.mark.parametrize("form", ["train", "deploy"])
-def test_file_of_this_library(source, tmp_path, form):
+def test_file_of_this_library(source, photo, tmp_path, form):
     from_torch(source, tmp_path / "tiny.safetensors", form=form)
-    report = parity.parity(tmp_path / "tiny.safetensors")
+    report = parity.parity(tmp_path / "tiny.safetensors", photo)
     assert report.passed
     assert {row.form for row in report.rows} == {form, "deploy", "both"}
+
+
+def test_file_in_bfloat16_and_back(source, photo, tmp_path):
+    from_torch(source, tmp_path / "full.safetensors")
+    params = read_params(tmp_path / "full.safetensors")[2]
+    checkpoint.save(tmp_path / "half.safetensors", params, Metadata(TINY, "train"), "bfloat16")
+    to_torch(tmp_path / "half.safetensors", tmp_path / "back.pt")
+    assert parity.parity(tmp_path / "back.pt", photo).passed
+
+
+@pytest.fixture(scope="module")
+def beyond_sam(tmp_path_factory):
+    """A file of a model with more than SAM has, as the demonstration model, and few blocks."""
+    decoder = dataclasses.replace(TINY.mask_decoder, drawing_channels=16, crf_channels=4)
+    encoder = dataclasses.replace(TINY.image_encoder, depths=(1, 1, 1, 1))
+    model = Sam(dataclasses.replace(TINY, image_encoder=encoder, mask_decoder=decoder))
+    path = tmp_path_factory.mktemp("beyond") / "x.safetensors"
+    checkpoint.save(path, random_params(model), Metadata(model.config, "deploy"))
+    return path
+
+
+def test_more_than_sam_has(beyond_sam, photo, monkeypatch):
+    """With every kind of prompt, and not every combination."""
+    cases = parity.cases
+    monkeypatch.setattr(parity, "cases", lambda *given: [c for c in cases(*given) if c.name not in SIMILAR])
+    report = parity.parity(beyond_sam, photo)
+    assert report.passed
+    assert {"drawing", "pixel_features"} <= {row.stage for row in report.rows}
 
 
 def test_problems_name_the_file(source, tmp_path):
@@ -111,17 +149,38 @@ def _tanh_gelu(x):
     return jax.nn.gelu(x, approximate=True)
 
 
+def trace_anew(monkeypatch, name):
+    """Let JAX, which knows functions by identity, forget a method of `Sam`; of the prompts the first one will do."""
+    method = getattr(Sam, name)
+    monkeypatch.setattr(Sam, name, functools.wraps(method)(lambda *given, **options: method(*given, **options)))
+    cases = parity.cases
+    monkeypatch.setattr(parity, "cases", lambda *given: cases(*given)[:1])
+
+
 MISTAKES = {
-    "tanh GELU in the encoder": (repvit, "gelu", _tanh_gelu),
-    "tanh GELU in the decoder": (mask_decoder, "gelu", _tanh_gelu),
-    "BatchNorm epsilon": (layers.BatchNorm, "epsilon", 1e-3),
+    "tanh GELU in the encoder": ("encode", repvit, "gelu", _tanh_gelu),
+    "tanh GELU in the decoder": ("decode", mask_decoder, "gelu", _tanh_gelu),
+    "BatchNorm epsilon": ("encode", layers.BatchNorm, "epsilon", 1e-3),
 }
 
 
 @pytest.mark.parametrize("mistake", list(MISTAKES))
-def test_a_mistake_in_the_model_shows(source, monkeypatch, mistake):
-    monkeypatch.setattr(*MISTAKES[mistake])
-    assert not parity.parity(source).passed
+def test_a_mistake_in_the_model_shows(source, photo, monkeypatch, mistake):
+    method, *change = MISTAKES[mistake]
+    trace_anew(monkeypatch, method)
+    monkeypatch.setattr(*change)
+    assert not parity.parity(source, photo).passed
+
+
+SIMILAR = {"points", "box_point"}
+
+
+def test_a_mistake_in_the_crf_shows(beyond_sam, photo, monkeypatch):
+    trace_anew(monkeypatch, "decode")
+    monkeypatch.setattr(crf, "DILATIONS", (2, 2, 2, 1))
+    report = parity.parity(beyond_sam, photo)
+    assert {row.stage for row in report.rows if not row.passed} == {"low_res_masks"}
+    assert report.noise < 1e-5  # of the embedding
 
 
 def test_nan_never_passes():

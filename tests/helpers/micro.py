@@ -12,7 +12,8 @@ _DECODER = config.MaskDecoderConfig(
     embed_dim=16, depth=1, num_heads=2, mlp_dim=32, iou_head_hidden_dim=16, mask_in_channels=4
 )
 PRESETS = (
-    config.SamConfig("micro", config.RepViTConfig((8, 8, 16, 16), (1, 1, 1, 1)), _DECODER, image_size=64),
+    # One stage less than RepViT's four; the last downsampling block has a stride, to end at 16 all the same.
+    config.SamConfig("micro", config.RepViTConfig((8, 16, 16), (1, 1, 1), last_stride=2), _DECODER, image_size=64),
     config.SamConfig(
         "micro_vit", config.ViTConfig(16, 2, 2, (1,), window_size=2, grid_size=4, mlp_ratio=2), _DECODER, image_size=64
     ),

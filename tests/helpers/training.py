@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 
-from train import flops, state, step
+from train import state, step
 from train.optim import make_optimizer
 from train.teacher import abstract_teacher, load_teacher
 
 
+@functools.cache
 def prepare(recipe):
     """Student, teacher and the state before the first step."""
     student = state.make_student(recipe)
     teacher = load_teacher(recipe.teacher, student.config.image_size, recipe.dtype)
     start = state.create(recipe, state.initial_params(recipe, student, teacher), make_optimizer(recipe, 8))
-    return student, teacher, start
+    # As `state.place` does: without weak types, for which the first step would be a program of its own.
+    return student, teacher, jax.device_put(jax.device_get(start))
+
+
+@functools.cache
+def step_of(recipe, student, teacher):
+    """The jitted step of a run of eight; it leaves the state that it is given as it is."""
+    return jax.jit(step.make_step(recipe, student, teacher, 8))
 
 
 def take(recipe, prepared, batch, steps=1):
     student, teacher, now = prepared
-    run = jax.jit(step.make_step(recipe, student, teacher.model, 8))
+    run = step_of(recipe, student, teacher.model)
     for _ in range(steps):
         now, metrics = run(now, teacher.params, batch)
     return now, jax.device_get(metrics)
@@ -32,12 +42,12 @@ def unlike(a, b):
     return {jax.tree_util.keystr(path, simple=True, separator="/") for path, differs in flat if differs}
 
 
-def of_step(recipe):
+def arguments_of(recipe):
+    """Shapes of a step's arguments."""
     student = state.make_student(recipe)
-    teacher, params = abstract_teacher("micro_vit", student.config.image_size, recipe.dtype)
+    _, params = abstract_teacher("micro_vit", student.config.image_size, recipe.dtype)
     now = state.abstract_state(recipe, student, make_optimizer(recipe, 8))
-    batch = state.abstract_batch(recipe, student, cached=False)
-    return flops.step_flops(recipe, student, teacher, (now, params, batch))
+    return now, params, state.abstract_batch(recipe, student, cached=False)
 
 
 def make_batch(rng, b=4, k=5) -> dict[str, np.ndarray]:

@@ -81,8 +81,44 @@ def run_outside(installed: Path, *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True, timeout=300)
 
 
+OUTSIDE = """
+import contextlib, runpy, sys
+import repvit_sam_jax as r
+print(r.__file__)
+
+def run(*arguments):
+    sys.argv = ["convert", *arguments]
+    with contextlib.suppress(SystemExit):
+        runpy.run_module("repvit_sam_jax.convert", run_name="__main__", alter_sys=True)
+
+run("synthetic", "tiny.pt", "--preset", "tiny")
+run("from-torch", "tiny.pt", "tiny.safetensors")
+for name in ("tiny.safetensors", "demo"):
+    print(r.load(name)[0].config.name)
+import repvit_sam_jax.convert.export.stablehlo
+import repvit_sam_jax.convert.parity
+r.load("tiny.pt")
+"""
+
+
+@pytest.mark.torch
 def test_used_outside_the_checkout(wheel, tmp_path):
-    """Convert, load and the hint of `load` all work from the unpacked wheel alone."""
+    """Convert, load and the hint of `load` all work from the unpacked wheel alone, here in one process."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    done = run_outside(tmp_path, "-c", OUTSIDE)
+    where, made, converted, *loaded = done.stdout.splitlines()
+    assert where.startswith(str(tmp_path)), done.stderr
+    assert made.startswith("wrote tiny.pt")
+    assert converted.startswith("wrote tiny.safetensors: tiny, train form")
+    assert loaded == ["tiny", "tiny"], done.stderr
+    assert done.returncode == 1
+    assert "python -m repvit_sam_jax.convert from-torch tiny.pt tiny.safetensors" in done.stderr
+
+
+@pytest.mark.torch
+@pytest.mark.slow(group="use")
+def test_commands_outside_the_checkout(wheel, tmp_path):
+    """Each in a process of its own, with an export."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     where = run_outside(tmp_path, "-c", "import repvit_sam_jax; print(repvit_sam_jax.__file__)")
     assert where.stdout.strip().startswith(str(tmp_path)), where.stderr

@@ -1,5 +1,6 @@
 """RepViT classifiers: parity, fusing of the heads, pictures, files, and the image encoder that starts from one."""
 
+import functools
 import json
 
 import jax
@@ -14,13 +15,14 @@ from convert.from_torch import from_torch
 from convert.parity import parity
 from convert.synthetic import manifest, synthetic_image, synthetic_state_dict, write
 from convert.to_torch import to_torch
-from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, Sam, checkpoint, cli, load, load_classifier, reparam
+from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, checkpoint, cli, load, load_classifier, reparam
 from repvit_sam_jax.checkpoint import CheckpointError
 from repvit_sam_jax.classifier import preprocess
 from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch
 TINY = CLASSIFIERS["tiny_repvit_distill"]
+classify = jax.jit(Classifier.classify, static_argnums=0)
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def test_parity_per_stage(tmp_path, name):
 def test_a_wrong_head_fails_parity(tmp_path, monkeypatch):
     """The second head left out."""
     write(tmp_path / "model.pt", TINY)
-    original = Classifier._merge
+    original, method = Classifier._merge, Classifier.classify
 
     def without_second_head(self, params):
         modules = original(self, params)
@@ -53,6 +55,8 @@ def test_a_wrong_head_fails_parity(tmp_path, monkeypatch):
         return modules
 
     monkeypatch.setattr(Classifier, "_merge", without_second_head)
+    traced_anew = functools.wraps(method)(lambda *given, **options: method(*given, **options))
+    monkeypatch.setattr(Classifier, "classify", traced_anew)  # JAX knows functions by identity
     report = parity(tmp_path / "model.pt")
     assert [(row.form, row.stage) for row in report.rows if not row.passed] == [("train", "logits")]
     assert report.noise is not None
@@ -101,7 +105,7 @@ def test_preprocess_resizes_the_short_side_and_crops_the_centre(height, width):
     np.testing.assert_allclose(found[0], expected, atol=2e-6)
 
 
-def test_files_there_and_back(source, tmp_path):
+def test_files_there_and_back(source, tiny, tmp_path):
     metadata = from_torch(source, tmp_path / "a.safetensors")
     assert (metadata.config.name, metadata.form) == ("tiny_repvit_distill", "train")
     to_torch(tmp_path / "a.safetensors", tmp_path / "back.pth")
@@ -113,16 +117,12 @@ def test_files_there_and_back(source, tmp_path):
     images = preprocess(synthetic_image(64, 64), 64)
     model, params = load_classifier(tmp_path / "a.safetensors")
     trained = load_classifier(tmp_path / "a.safetensors", form="train")
-    assert relative_rms(model.classify(params, images), trained[0].classify(trained[1], images)) < 1e-6
+    assert relative_rms(classify(model, params, images), classify(*trained, images)) < 1e-6
     with pytest.raises(ValueError, match=r"\[B, 64, 64, 3\].*got \(1, 32, 64, 3\)"):
         model.classify(params, images[:, :32])
     with pytest.raises(CheckpointError, match="holds the classifier tiny_repvit_distill; load_classifier reads it"):
         load(tmp_path / "a.safetensors")
-    checkpoint.save(
-        tmp_path / "sam.safetensors",
-        Sam(PRESETS["tiny"]).init(jax.random.key(0)),
-        checkpoint.Metadata(PRESETS["tiny"], "deploy"),
-    )
+    checkpoint.save(tmp_path / "sam.safetensors", tiny[1], checkpoint.Metadata(PRESETS["tiny"], "deploy"))
     with pytest.raises(CheckpointError, match="holds the segmenter tiny; load reads it"):
         load_classifier(tmp_path / "sam.safetensors")
 
@@ -198,7 +198,7 @@ def test_classify_command(source, tmp_path, capsys, monkeypatch):
 
     top = json.loads(run("--json", "--names", str(tmp_path / "names.txt")))["top"]
     model, params = load_classifier(tmp_path / "model.safetensors")
-    logits = model.classify(params, preprocess(synthetic_image(90, 120), 64))[0]
+    logits = classify(model, params, preprocess(synthetic_image(90, 120), 64))[0]
     probabilities = np.asarray(jax.nn.softmax(logits))
     assert [entry["class"] for entry in top] == list(np.argsort(-probabilities)[:5])
     assert [entry["name"] for entry in top] == [f"animal {entry['class']}" for entry in top]

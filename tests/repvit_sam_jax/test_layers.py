@@ -105,6 +105,15 @@ def test_layer_norm_equals_pytorch(rng, epsilon):
     np.testing.assert_allclose(norm(jnp.asarray(x)), expected, atol=2e-3)
 
 
+def test_norms_of_the_neck_equal_pytorch(rng):
+    """Of values so small that the epsilon is as large as their variance."""
+    neck = layers.Neck(4, 8, dtype=jnp.dtype("float32"), rngs=layers.Keys(jax.random.key(0)))
+    x = (1e-3 * rng.normal(size=(2, 3, 3, 8))).astype(np.float32)
+    expected = torch.nn.functional.layer_norm(torch.from_numpy(x), (8,), eps=1e-6)
+    for norm in (neck.norm1, neck.norm2):
+        np.testing.assert_allclose(norm(jnp.asarray(x)), expected, atol=1e-5)
+
+
 def test_squeeze_width_is_that_of_the_official_blocks():
     """Pairs of (channels, hidden) from the official state dicts."""
     known = {40: 8, 48: 16, 56: 16, 64: 16, 80: 24, 96: 24, 112: 32, 128: 32, 160: 40, 320: 80, 448: 112, 640: 160}

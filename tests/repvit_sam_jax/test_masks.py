@@ -124,6 +124,8 @@ def test_nms():
     scores = np.array([0.5, 0.9, 0.7, 0.7, 0.1, 0.1], np.float32)
     np.testing.assert_array_equal(masks.nms(boxes, scores, 0.8), [1, 2, 4, 5])  # a tie; boxes without an area
     np.testing.assert_array_equal(masks.nms(boxes, scores, 0.9), [1, 2, 0, 4, 5])  # 90 / 100 is not more than 0.9
+    halves = np.array([[0, 0, 4, 1], [0, 0, 2, 1]])
+    np.testing.assert_array_equal(masks.nms(halves, np.ones(2, np.float32), 0.5), [0, 1])  # nor is 2 / 4 more than 0.5
     assert len(masks.nms(np.zeros((0, 4)), np.zeros(0, np.float32), 0.7)) == 0
     # An IoU of 3/5 is a little more than 0.6 once it is rounded to float32, as in torchvision.
     thirds = np.array([[0, 0, 5, 1], [0, 0, 3, 1]])

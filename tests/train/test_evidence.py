@@ -60,6 +60,42 @@ def test_a_run_that_was_stopped_is_not_exported(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_each_run_starts_from(tmp_path, monkeypatch):
+    """With stubs in place of training and export: files are made once, and are the start of what follows."""
+    trained, exported = {}, []
+
+    def train(recipe, folder, inputs):
+        assert inputs == Inputs(("photos",), ("held out",))
+        write(folder, 0.5) if not folder.exists() else None
+        trained[str(folder.relative_to(tmp_path))] = recipe
+        return SimpleNamespace(step=recipe.steps)
+
+    def export(folder, file, form="deploy"):
+        assert str(folder.relative_to(tmp_path)) in trained
+        exported.append((file.relative_to(tmp_path).as_posix(), form))
+        file.touch()
+
+    monkeypatch.setattr(evidence, "train", train)
+    monkeypatch.setattr(evidence, "export", export)
+    for _ in range(2):  # the second time nothing is left to export
+        evidence.run(tmp_path, Inputs(("photos",), ("held out",)), teacher_steps=2, steps=1, seeds=(0, 1))
+        starts = [(f"seed{seed}/stage1.safetensors", "train") for seed in (0, 1)]
+        assert exported == [("teacher.safetensors", "deploy"), *starts]
+    arms = [f"seed{seed}/{name}" for seed in (0, 1) for name in ("stage1", *evidence.ARMS)]
+    assert list(trained) == ["teacher", *arms]
+    plain = {f"seed{seed}/{name}": recipe for seed in (0, 1) for name, recipe in evidence.runs(2, 1, seed).items()}
+    for name, recipe in trained.items():
+        seed, _, arm = name.partition("/")
+        teacher = None if arm in ("", "scratch") else str(tmp_path / "teacher.safetensors")
+        start = None if arm in ("", "scratch", "stage1") else str(tmp_path / seed / "stage1.safetensors")
+        expected = plain[name if arm else "seed0/teacher"]
+        assert recipe == dataclasses.replace(expected, teacher=teacher, init=start)
+    rows = evidence.table(tmp_path, (0, 1)).splitlines()[2:]
+    assert len(rows) == 2 + len(evidence.ARMS)
+    assert not [row for row in rows if "| - |" in row]
+
+
+@pytest.mark.slow(group="train")
 def test_all_of_it(photos, tmp_path, monkeypatch):
     small = dataclasses.replace(config.get_config("micro"), name="micro_teacher")
     monkeypatch.setitem(config.MODELS, small.name, small)

@@ -1,6 +1,8 @@
 """Runs: left and taken up again, refused, stopped by bad losses; what they write."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -15,17 +17,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from repvit_sam_jax import load
+from repvit_sam_jax.config import MODELS
 from tests.helpers.micro import ENCODER
 from tests.helpers.photos import annotations, jpeg, photo_and_masks, write_tar
 from tests.helpers.processes import EIGHT_DEVICES, ROOT
-from tests.helpers.training import of_step, unlike
-from train import data, embeddings, loop
+from tests.helpers.programs import recorded_compilations
+from tests.helpers.training import arguments_of, prepare, unlike
+from train import __main__ as command
+from train import data, embeddings, loop, shards
 from train.export import export
 from train.loop import Inputs, TrainingError, train
-from train.recipe import Optimizer
+from train.recipe import to_json
+from train.state import initial_params
 from train.teacher import load_teacher
+
+SAVED_ONCE = dataclasses.replace(ENCODER, checkpoint_every=100)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +47,51 @@ def whole(inputs, tmp_path_factory):
     """A run without interruption: its folder and its last state."""
     run = tmp_path_factory.mktemp("whole") / "run"
     return run, jax.device_get(train(ENCODER, run, inputs))
+
+
+PEAK, WORK = 1e10, 3e8
+
+
+@pytest.fixture(scope="module")
+def other(whole, inputs, tmp_path_factory):
+    """A run with another seed that logs all it can.
+
+    Its folder, its last state, what was compiled for it, and what the operations of a step were counted of.
+    """
+    run, counted = tmp_path_factory.mktemp("other") / "run", []
+    recipe = dataclasses.replace(SAVED_ONCE, seed=1, log_every=1)
+    with recorded_compilations() as compiled, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.flops, "peak", lambda device: PEAK)
+        patch.setattr(loop.flops, "step_flops", lambda *about: counted.append(about) or WORK)
+        state = jax.device_get(train(recipe, run, inputs, tensorboard=True))
+    return run, state, compiled, counted
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return load_teacher(ENCODER.teacher, 64, "float32")
+
+
+@pytest.fixture(scope="module")
+def cached(teacher, photos, tmp_path_factory):
+    """A cache of the teacher's embeddings of `photos`."""
+    folder = tmp_path_factory.mktemp("embeddings") / "cache"
+    embeddings.embed(folder, teacher, data.open_source((photos,)), 8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Other photos, for two batches."""
+    folder = tmp_path_factory.mktemp("others") / "data"
+    shards.write_shards(folder, 12, seed=4, size=96, workers=1)
+    return (str(folder),)
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """The folder of a run that has nothing left to do."""
+    return shutil.copytree(whole[0], tmp_path / "run")
 
 
 def start(run, photos, **about):
@@ -99,22 +153,39 @@ def events(folder):
     return found
 
 
-def test_logs(inputs, tmp_path, monkeypatch):
-    """Utilisation where the device's peak is known, TensorBoard's events, a profile."""
-    peak = 1e10
-    monkeypatch.setattr(loop.flops, "peak", lambda device: peak)
-    recipe = dataclasses.replace(ENCODER, steps=2, log_every=1)
-    train(recipe, tmp_path, inputs, tensorboard=True, profile=0)
-    metrics = lines(tmp_path / "metrics.jsonl")
+def test_logs(other):
+    """Utilisation where the device's peak is known, TensorBoard's events."""
+    run, _, _, counted = other
+    ((recipe, student, teacher, arguments),) = counted
+    assert (recipe.name, student, teacher) == (ENCODER.name, prepare(ENCODER)[0], prepare(ENCODER)[1].model)
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert shapes(arguments) == shapes(arguments_of(ENCODER))
+    metrics = lines(run / "metrics.jsonl")
+    assert len(metrics) == ENCODER.steps
     for line in metrics:
-        assert line["mfu"] == pytest.approx(of_step(recipe) * line["images_per_second"] / 8 / peak, rel=1e-6)
-    found = events(tmp_path / "tensorboard")
+        assert line["mfu"] == pytest.approx(WORK * line["images_per_second"] / 8 / PEAK, rel=1e-6)
+    found = events(run / "tensorboard")
     assert set(found) == set(metrics[0]) - {"step"}
     for tag, values in found.items():
         assert values == {line["step"]: pytest.approx(line[tag], rel=1e-6) for line in metrics}
+
+
+@pytest.mark.slow(group="train")
+def test_profile(inputs, tmp_path):
+    train(ENCODER, tmp_path, inputs, profile=0)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_runs_share_what_does_not_differ(whole, other):
+    """A second run of a process compiles no step, with another seed either; and draws other batches."""
+    run, state, compiled, _ = other
+    assert "jit(step)" not in compiled
+    assert int(state.seed) == 1
+    first, second = (lines(folder / "metrics.jsonl")[-1]["loss"] for folder in (whole[0], run))
+    assert first != second
+
+
+@pytest.mark.slow(group="train")
 def test_killed_and_resumed(whole, photos, tmp_path, inputs):
     """SIGKILL after the first checkpoint, at whatever step it then is; the end is the same to the last bit."""
     run = tmp_path / "run"
@@ -128,6 +199,30 @@ def test_killed_and_resumed(whole, photos, tmp_path, inputs):
     assert steps == sorted(set(steps))  # nothing twice
 
 
+def test_left_and_taken_up_again(whole, inputs, tmp_path, monkeypatch, capsys):
+    """SIGTERM in the fourth step: the state is saved there, and the run goes on to the same end."""
+    recipe = dataclasses.replace(ENCODER, checkpoint_every=100, log_every=1)
+    to_device = data.to_device
+
+    def signalled(*arguments):
+        with contextlib.closing(to_device(*arguments)) as batches:
+            for number, batch in enumerate(batches):
+                if number == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+    handler = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "to_device", signalled)
+        assert int(train(recipe, tmp_path, inputs).step) == 4
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    assert "stopped by a signal after step 4; the same command goes on from there" in capsys.readouterr().err
+    assert not unlike(jax.device_get(train(recipe, tmp_path, inputs)), whole[1])
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.slow(group="train")
 def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
     """SIGTERM: the state is saved at the step it was in, the process ends well, and the run goes on from there."""
     run = tmp_path / "run"
@@ -144,10 +239,10 @@ def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
     assert not unlike(state, whole[1])
 
 
-def test_stopped_in_an_evaluation(whole, inputs, photos, tmp_path, monkeypatch):
+def test_stopped_in_an_evaluation(whole, inputs, others, tmp_path, monkeypatch):
     """SIGTERM between two of its batches: the run is saved without a score; the evaluation comes when it goes on."""
     recipe = dataclasses.replace(ENCODER, checkpoint_every=100, evaluate_every=4)
-    inputs = dataclasses.replace(inputs, held_out=(photos,))
+    inputs = dataclasses.replace(inputs, held_out=others)
     evaluate, seen = loop.protocols.evaluate, []
 
     def interrupted(model, params, batches, **others):
@@ -172,6 +267,7 @@ def test_stopped_in_an_evaluation(whole, inputs, photos, tmp_path, monkeypatch):
     assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [4, 8]
 
 
+@pytest.mark.slow(group="train")
 def test_restored_on_another_mesh(whole, photos, tmp_path):
     """A checkpoint of one device goes on with eight, the params split over two; results differ by rounding alone."""
     run = tmp_path / "run"
@@ -188,6 +284,7 @@ def test_restored_on_another_mesh(whole, photos, tmp_path):
     assert found == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow(group="train")
 def test_two_processes(whole, photos, tmp_path):
     """Each reads its half of every batch; the losses are those of one process."""
     run = tmp_path / "run"
@@ -202,22 +299,23 @@ def test_two_processes(whole, photos, tmp_path):
     assert len(lines(run / "metrics.jsonl")) == 5  # one of them writes
 
 
-def test_cache_equals_the_teacher(whole, photos, inputs, tmp_path):
-    teacher = load_teacher(ENCODER.teacher, 64, "float32")
+def test_cache_equals_the_teacher(whole, cached, inputs, tmp_path):
+    train(ENCODER, tmp_path / "run", dataclasses.replace(inputs, embeddings=cached))
+    for online, offline in zip(*(lines(run / "metrics.jsonl") for run in (whole[0], tmp_path / "run")), strict=True):
+        assert offline["loss"] == pytest.approx(online["loss"], rel=2e-3)  # embeddings are float16 on disk
+
+
+def test_a_cache_is_made_once(teacher, photos, tmp_path):
     source = data.open_source((photos,))
     counted = []
-    assert embeddings.embed(tmp_path / "cache", teacher, source, 5, progress=counted.append) == 0
+    assert embeddings.embed(tmp_path, teacher, source, 5, progress=counted.append) == 0
     assert sum(counted) == len(source) == 24
-    stamp = [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("emb*")]
-    embeddings.embed(tmp_path / "cache", teacher, source, 5)  # nothing is left to do
-    assert stamp == [path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("emb*")]
-    train(ENCODER, tmp_path / "run", dataclasses.replace(inputs, embeddings=tmp_path / "cache"))
-    for online, cached in zip(*(lines(run / "metrics.jsonl") for run in (whole[0], tmp_path / "run")), strict=True):
-        assert cached["loss"] == pytest.approx(online["loss"], rel=2e-3)  # embeddings are float16 on disk
+    stamp = [path.stat().st_mtime_ns for path in tmp_path.glob("emb*")]
+    embeddings.embed(tmp_path, teacher, source, 5)  # nothing is left to do
+    assert stamp == [path.stat().st_mtime_ns for path in tmp_path.glob("emb*")]
 
 
-def test_interrupted_cache(photos, tmp_path):
-    teacher = load_teacher(ENCODER.teacher, 64, "float32")
+def test_interrupted_cache(teacher, photos, tmp_path):
     source = data.open_source((photos,))
 
     def interrupt(count):
@@ -263,93 +361,91 @@ def test_interrupted_cache(photos, tmp_path):
         ({"dtype": "bfloat16"}, "dtype: 'float32', expected 'bfloat16'"),
     ],
 )
-def test_cache_of_another_teacher(photos, tmp_path, change, message):
-    teacher = load_teacher(ENCODER.teacher, 64, "float32")
+def test_cache_of_another_teacher(teacher, cached, photos, change, message):
     source = data.open_source((photos,))
-    embeddings.embed(tmp_path, teacher, source, 8)
     if "dtype" in change:
         other = load_teacher(ENCODER.teacher, 64, change["dtype"])
     else:
         other = dataclasses.replace(teacher, **change)
     with pytest.raises(ValueError, match=message):
-        embeddings.EmbeddingCache(tmp_path, other, source)
+        embeddings.EmbeddingCache(cached, other, source)
     with pytest.raises(ValueError, match="choose another folder"):
-        embeddings.embed(tmp_path, other, source, 8)
+        embeddings.embed(cached, other, source, 8)
 
 
-def test_loss_that_is_not_finite(inputs, tmp_path):
-    """Names the step and the photos; the last checkpoint is from before."""
-    recipe = dataclasses.replace(
-        ENCODER, optimizer=dataclasses.replace(ENCODER.optimizer, learning_rate=1e30), checkpoint_every=1, log_every=100
-    )
-    with pytest.raises(
-        TrainingError, match=r"step (\d): the loss is .*photos of this process were number \d+, "
-    ) as error:
-        train(recipe, tmp_path, inputs)
-    step = int(str(error.value)[5])
-    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == step - 1
+def test_loss_that_is_not_finite(inputs, cached, teacher, tmp_path):
+    """Names the step and the photos; the last checkpoint is from before. A target of the second batch is infinite."""
+    source = data.open_source(inputs.photos)
+    read = data.batches(source, data.ExampleConfig(64), ENCODER.batch_size, seed=ENCODER.seed)
+    with contextlib.closing(read):
+        photos = sorted(list(itertools.islice(read, 2))[1]["index"].tolist())
+    folder = shutil.copytree(cached, tmp_path / "cache")
+    np.load(folder / "embeddings-00000.npy", mmap_mode="r+")[photos[3]] = np.inf
+    recipe = dataclasses.replace(ENCODER, checkpoint_every=1, log_every=100)
+    message = rf"step 2: the loss is .*photos of this process were number {', '.join(map(str, photos))} of the source"
+    with pytest.raises(TrainingError, match=message):
+        train(recipe, tmp_path / "run", dataclasses.replace(inputs, embeddings=folder))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["1"]
 
 
-def test_a_run_that_did_not_begin_binds_nothing(inputs, tmp_path):
+def test_a_run_that_did_not_begin_binds_nothing(inputs, tmp_path, monkeypatch):
     """After a mistake in a file's name, the corrected command runs in the same folder."""
-    recipe = dataclasses.replace(ENCODER, steps=2)
     with pytest.raises(FileNotFoundError, match="no checkpoint at nowhere"):
-        train(dataclasses.replace(recipe, init="nowhere.safetensors"), tmp_path, inputs)
-    assert int(train(recipe, tmp_path, inputs).step) == 2
+        train(dataclasses.replace(ENCODER, init="nowhere.safetensors"), tmp_path, inputs)
+    assert json.loads((tmp_path / "recipe.json").read_text())["init"] == "nowhere.safetensors"
+    begun = RuntimeError("begun")
+    monkeypatch.setattr(loop, "_start", lambda *_: throw(begun))
+    with pytest.raises(RuntimeError, match="begun"):
+        train(ENCODER, tmp_path, inputs)
+    assert json.loads((tmp_path / "recipe.json").read_text())["init"] is None
 
 
-def test_run_of_another_recipe_or_data(whole, inputs, tmp_path):
+def throw(error):
+    raise error
+
+
+def test_run_of_another_recipe_or_data(whole, inputs, others):
     run, _ = whole
     with pytest.raises(ValueError, match=r"run of another recipe; choose a new folder\n  seed: 0, now 1"):
         train(dataclasses.replace(ENCODER, seed=1), run, inputs)
-    from train import shards
-
-    shards.write_shards(tmp_path / "other", 8, seed=4, size=96, workers=1)
-    with pytest.raises(ValueError, match=r"run of another inputs(.|\n)*num_photos: 24, now 8"):
-        train(ENCODER, run, Inputs((str(tmp_path / "other"),)))
+    with pytest.raises(ValueError, match=r"run of another inputs(.|\n)*num_photos: 24, now 12"):
+        train(ENCODER, run, Inputs(others))
 
 
-def test_held_out_photos_may_come_later_but_not_change(inputs, photos, tmp_path):
-    from train import shards
-
-    recipe = dataclasses.replace(ENCODER, steps=1)
-    train(recipe, tmp_path / "run", inputs)
-    train(recipe, tmp_path / "run", dataclasses.replace(inputs, held_out=(photos,)))
-    shards.write_shards(tmp_path / "other", 8, seed=4, size=96, workers=1)
-    others = (str(tmp_path / "other"),)
+def test_held_out_photos_may_come_later_but_not_change(copy, inputs, photos, others):
+    train(ENCODER, copy, dataclasses.replace(inputs, held_out=(photos,)))
+    assert [line["step"] for line in lines(copy / "evaluations.jsonl")] == [ENCODER.steps]
     with pytest.raises(ValueError, match=r"run of another inputs; choose a new folder\n  held_out: "):
-        train(recipe, tmp_path / "run", dataclasses.replace(inputs, held_out=others))
+        train(ENCODER, copy, dataclasses.replace(inputs, held_out=others))
 
 
-def test_the_first_held_out_photos_may_have_no_masks(inputs, tmp_path):
+def test_the_first_held_out_photos_may_have_no_masks(copy, inputs, tmp_path):
     """It is enough that some of those that are evaluated have; that none has is said before the first step."""
     members = {}
     for i in range(12):
         photo, masks = photo_and_masks(i)
         given = annotations(photo.shape[:2], *(masks if i > 9 else ()))
         members |= {f"sa_{i}.jpg": jpeg(photo), f"sa_{i}.json": given}
-    recipe = dataclasses.replace(ENCODER, steps=1, evaluate_every=1)
     write_tar(tmp_path / "some.tar", members)
-    train(recipe, tmp_path / "run", dataclasses.replace(inputs, held_out=(str(tmp_path / "some.tar"),)))
-    (evaluation,) = lines(tmp_path / "run" / "evaluations.jsonl")
+    train(ENCODER, copy, dataclasses.replace(inputs, held_out=(str(tmp_path / "some.tar"),)))
+    (evaluation,) = lines(copy / "evaluations.jsonl")
     assert evaluation["ground_truth"]["box"]["count"]["all"] > 2
     write_tar(tmp_path / "none.tar", dict(list(members.items())[:20]))
     with pytest.raises(ValueError, match=r"the first photos of .*none\.tar have no masks to evaluate on"):
-        train(recipe, tmp_path / "run_2", dataclasses.replace(inputs, held_out=(str(tmp_path / "none.tar"),)))
+        train(ENCODER, tmp_path / "run_2", dataclasses.replace(inputs, held_out=(str(tmp_path / "none.tar"),)))
+    assert not (tmp_path / "run_2" / "metrics.jsonl").exists()
 
 
-def test_torn_last_line_is_forgotten(inputs, photos, tmp_path):
+def test_torn_last_line_is_forgotten(copy, inputs, others):
     """As a full disk leaves it: also one that ends in the middle of a nested value."""
-    recipe = dataclasses.replace(ENCODER, steps=2, log_every=1, checkpoint_every=1, evaluate_every=1)
-    inputs = dataclasses.replace(inputs, held_out=(photos,))
-    train(recipe, tmp_path, inputs)
-    for name in ("metrics.jsonl", "evaluations.jsonl"):
-        whole = (tmp_path / name).read_text()
+    inputs = dataclasses.replace(inputs, held_out=others)
+    train(ENCODER, copy, inputs)
+    before = {name: (copy / name).read_text() for name in ("metrics.jsonl", "evaluations.jsonl")}
+    for name, whole in before.items():
         torn = whole.splitlines()[-1]
-        (tmp_path / name).write_text(whole + torn[: torn.find("}") + 1 if name.startswith("e") else 20])
-    train(recipe, tmp_path, inputs)
-    assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [1, 2]
-    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2]
+        (copy / name).write_text(whole + torn[: torn.find("}") + 1 if name.startswith("e") else 20])
+    train(ENCODER, copy, inputs)
+    assert {name: (copy / name).read_text() for name in before} == before
 
 
 @pytest.mark.parametrize(
@@ -357,12 +453,15 @@ def test_torn_last_line_is_forgotten(inputs, photos, tmp_path):
     [
         ({"teacher": None}, "recipe micro needs a teacher: --set teacher=FILE"),
         ({"teacher": "random:micro_teacher"}, "unknown preset 'micro_teacher'"),
-        ({"teacher": "random:tiny_vit_sam"}, "mask decoder of the teacher tiny_vit_sam is not built as that of"),
+        ({"teacher": "random:micro_other"}, "mask decoder of the teacher micro_other is not built as that of"),
         ({"teacher": "nowhere.safetensors"}, "no checkpoint at nowhere"),
         ({"init": "nowhere.safetensors"}, "no checkpoint at nowhere"),
     ],
 )
-def test_models_that_do_not_fit(inputs, tmp_path, changes, message):
+def test_models_that_do_not_fit(inputs, tmp_path, monkeypatch, changes, message):
+    vit = MODELS["micro_vit"]
+    decoder = dataclasses.replace(vit.mask_decoder, mlp_dim=16)
+    monkeypatch.setitem(MODELS, "micro_other", dataclasses.replace(vit, name="micro_other", mask_decoder=decoder))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(dataclasses.replace(ENCODER, **changes), tmp_path, inputs)
 
@@ -384,6 +483,8 @@ def test_full_disk(whole, inputs, tmp_path, monkeypatch):
             train(ENCODER, tmp_path, inputs)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
     assert not unlike(jax.device_get(train(ENCODER, tmp_path, inputs)), whole[1])
+    steps = [line["step"] for line in lines(tmp_path / "metrics.jsonl")]
+    assert steps == sorted(set(steps))  # nothing twice
 
 
 def test_export(whole, tmp_path):
@@ -393,7 +494,8 @@ def test_export(whole, tmp_path):
     model, params = load(tmp_path / "deploy.safetensors")
     images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
     student = loop.make_student(ENCODER)
-    np.testing.assert_allclose(model.encode(params, images), student.encode(state.result, images), atol=2e-5, rtol=1e-4)
+    found, expected = jax.jit(model.encode)(params, images), jax.jit(student.encode)(state.result, images)
+    np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-4)
     load(tmp_path / "train.safetensors", form="train")
     export(run, tmp_path / "half.safetensors", dtype="bfloat16")
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "deploy")]
@@ -413,14 +515,13 @@ def test_export(whole, tmp_path):
     assert not (tmp_path / "published.pt").stat().st_size
 
 
-def test_export_of_a_mean(whole, inputs, tmp_path):
+def test_export_of_a_mean(whole, other, tmp_path):
     run, state = whole
-    other = train(dataclasses.replace(ENCODER, seed=1), tmp_path / "other", inputs)
-    assert export(run, tmp_path / "mean.safetensors", mean_with=[tmp_path / "other"], form="train") == 8
+    assert export(run, tmp_path / "mean.safetensors", mean_with=[other[0]], form="train") == 8
     mean = load(tmp_path / "mean.safetensors", form="train")[1]
     halved = lambda x, y: ((np.asarray(x, np.float64) + np.asarray(y, np.float64)) / 2).astype(x.dtype)
-    chex.assert_trees_all_close(mean, jax.tree.map(halved, state.result, other.result), rtol=1e-6, atol=1e-8)
-    export(tmp_path / "other", tmp_path / "other.safetensors", form="train")
+    chex.assert_trees_all_close(mean, jax.tree.map(halved, state.result, other[1].result), rtol=1e-6, atol=1e-8)
+    export(other[0], tmp_path / "other.safetensors", form="train")
     export(run, tmp_path / "again.safetensors", mean_with=[tmp_path / "other.safetensors"], form="train")
     chex.assert_trees_all_equal(load(tmp_path / "again.safetensors", form="train")[1], mean)
     larger = shutil.copytree(run, tmp_path / "larger")
@@ -431,10 +532,40 @@ def test_export_of_a_mean(whole, inputs, tmp_path):
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_a_run_can_start_from_an_export(whole, inputs, tmp_path):
+def test_a_run_can_start_from_an_export(whole, tmp_path):
     run, state = whole
     export(run, tmp_path / "train.safetensors", form="train")
-    still = Optimizer(0.0, weight_decay=0.0)
-    recipe = dataclasses.replace(ENCODER, init=str(tmp_path / "train.safetensors"), steps=1, optimizer=still)
-    found = train(recipe, tmp_path / "run", inputs)
-    assert not unlike(jax.device_get(found.trained), state.trained)
+    student, teacher, _ = prepare(ENCODER)
+    recipe = dataclasses.replace(ENCODER, init=str(tmp_path / "train.safetensors"))
+    assert not unlike(initial_params(recipe, student, teacher), state.result)
+
+
+def test_commands(monkeypatch, capsys, whole, photos, tmp_path):
+    """Embed, distil, export; and an expected error is one line."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
+        command.main()
+
+    run("recipes")
+    assert "edgesam_stage2: repvit_sam, prompts in the loop" in capsys.readouterr().out
+    cache = ["random:micro_vit", tmp_path / "cache", "--data", photos, "--image-size", 64, "--dtype", "float32"]
+    run("embed", *cache)
+    assert "24 photos" in capsys.readouterr().out
+    (tmp_path / "recipe.json").write_text(to_json(dataclasses.replace(ENCODER, teacher="random:nothing", seed=1)))
+    settings = ["--set", "teacher=random:micro_vit", "seed=0", "log_every=1", "checkpoint_every=100"]
+    distil = "distill", tmp_path / "recipe.json", tmp_path / "run", "--data", photos
+    run(*distil, "--embeddings", tmp_path / "cache", *settings)
+    losses = [line["loss"] for line in lines(tmp_path / "run" / "metrics.jsonl")]
+    assert len(losses) == ENCODER.steps
+    assert losses[2] == pytest.approx(lines(whole[0] / "metrics.jsonl")[1]["loss"], rel=2e-3)
+    run("export", tmp_path / "run", tmp_path / "out.safetensors", "--dtype", "bfloat16")
+    assert "step 8, deploy form" in capsys.readouterr().out
+    with safe_open(tmp_path / "out.safetensors", framework="numpy") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16", "F32"}  # noqa: SIM118
+    with pytest.raises(SystemExit) as exit_:
+        run("distill", "smoke", tmp_path / "other", "--data", tmp_path / "nowhere")
+    assert exit_.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert "nowhere" in error

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 from train.loop import Inputs, train
@@ -43,6 +44,7 @@ def write_photos(folder):
     return (str(folder / "instances.json"),)
 
 
+@pytest.mark.slow(group="train")
 def test_overfit(tmp_path):
     photos = write_photos(tmp_path)
     train(RECIPE, tmp_path / "run", Inputs(photos, held_out=photos))

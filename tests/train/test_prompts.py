@@ -15,6 +15,8 @@ from tests.helpers.training import make_batch
 from train.prompts import BOX_NOISE_LIMIT, add_point, draw_point, first_round
 
 draw = jax.jit(draw_point)
+first = jax.jit(first_round, static_argnames=("box_probability", "box_noise"))
+add = jax.jit(add_point)
 KEY = jax.random.key(0)
 
 
@@ -64,7 +66,7 @@ def test_keys_matter_and_jit_does_not(rng):
 
 def test_first_round(rng):
     batch = make_batch(rng, b=40, k=16)
-    prompts = jax.jit(first_round)(KEY, batch)
+    prompts = first(KEY, batch)
     coords, labels, valid = jax.tree.map(np.asarray, (prompts.point_coords, prompts.point_labels, prompts.point_valid))
     assert (coords.shape, labels.shape, valid.shape) == ((40, 16, 2, 2), (40, 16, 2), (40, 16, 2))
     assert (coords.dtype, labels.dtype, valid.dtype) == (np.float32, np.int32, bool)
@@ -84,7 +86,7 @@ def test_first_round(rng):
 def test_boxes_only_and_points_only(rng, probability):
     batch = make_batch(rng)
     batch["masks"][0, 0] = False  # too small to have a pixel: a box in any case
-    valid = np.array(first_round(KEY, batch, box_probability=probability).point_valid)
+    valid = np.array(first(KEY, batch, box_probability=probability).point_valid)
     np.testing.assert_array_equal(valid[..., 0], batch["valid"])
     expected = batch["valid"] * probability
     expected[0, 0] = True
@@ -97,7 +99,7 @@ def test_box_noise(rng):
     batch["size"][:] = 1000, 2000
     batch["valid"][:] = True
     batch["boxes"][:] = 400, 500, 500, 800  # sides of 100 and 300: the limit is 2 and 2/3 deviations away
-    noisy = jax.jit(functools.partial(first_round, box_probability=1.0, box_noise=0.1))
+    noisy = functools.partial(first, box_probability=1.0, box_noise=0.1)
     moves = np.asarray(noisy(KEY, batch).point_coords).reshape(-1, 4) - [400, 500, 500, 800]
     for column, deviation in enumerate((10, 30, 10, 30)):
         limit = BOX_NOISE_LIMIT / deviation
@@ -109,18 +111,18 @@ def test_box_noise(rng):
     moved = np.asarray(noisy(KEY, batch).point_coords).reshape(-1, 4)
     assert ((moved >= 0) & (moved <= [2000, 1000, 2000, 1000])).all()
     batch["boxes"][:] = 50, 50, 51, 51
-    moved = np.asarray(first_round(KEY, batch, box_probability=1.0, box_noise=2.0).point_coords)
+    moved = np.asarray(first(KEY, batch, box_probability=1.0, box_noise=2.0).point_coords)
     assert (moved[:, :, 0] <= moved[:, :, 1]).all()
 
 
 def test_add_point(rng):
     batch = make_batch(rng)
-    prompts = first_round(KEY, batch)
+    prompts = first(KEY, batch)
     target = batch["masks"]
     predicted = target ^ (rng.random(target.shape) < 0.02)
     predicted[0, 0] = target[0, 0]  # nothing to correct
     predicted[0, 1, 3, 3] = True  # not a valid prompt
-    longer = jax.jit(add_point)(KEY, prompts, predicted, target)
+    longer = add(KEY, prompts, predicted, target)
     assert longer.point_coords.shape == (4, 5, 3, 2)
     chex.assert_trees_all_equal(jax.tree.map(lambda x: x[:, :, :2], longer), prompts)
     chex.assert_trees_all_equal_dtypes(longer, prompts)
@@ -148,7 +150,7 @@ def test_added_points_are_uniform_over_the_errors():
     some = Prompts(
         np.zeros((1, 20000, 1, 2), np.float32), np.ones((1, 20000, 1), np.int32), np.ones((1, 20000, 1), bool)
     )
-    longer = add_point(KEY, some, predicted, target)
+    longer = add(KEY, some, predicted, target)
     row, column = pixels(longer.point_coords[0, :, 1])
     counts = np.bincount(3 * row + column, minlength=9)
     np.testing.assert_array_equal(counts > 0, (predicted != target)[0, 0].ravel())
@@ -162,10 +164,10 @@ def test_the_decoder_takes_them(tiny, rng):
     batch = make_batch(rng, b=1)
     embeddings = rng.normal(size=(1, 8, 8, 32)).astype(np.float32)
     decode = jax.jit(model.decode)
-    prompts = first_round(KEY, batch, box_noise=0.1)
+    prompts = first(KEY, batch, box_noise=0.1)
     masks, scores = decode(params, embeddings, prompts)
     chex.assert_tree_all_finite((masks, scores))
-    longer = add_point(KEY, prompts, batch["masks"], batch["masks"])  # they agree: all of it is padding
+    longer = add(KEY, prompts, batch["masks"], batch["masks"])  # they agree: all of it is padding
     np.testing.assert_allclose(decode(params, embeddings, longer)[0], masks, atol=1e-5)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,6 +41,27 @@ def photo():
 def shown(thing):
     """A thing of the photo as it is in the window that shows all of it."""
     return np.asarray(Image.fromarray(thing).resize((256, 192), Image.Resampling.NEAREST))
+
+
+def remembering(function):
+    answers = {}
+
+    def answer(model, params, *given):
+        key = model, *((np.shape(leaf), np.asarray(leaf).tobytes()) for leaf in jax.tree.leaves(given))
+        if key not in answers:
+            answers[key] = function(model, params, *given)
+        return answers[key]
+
+    return answer
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _answers():
+    """What the model has answered it is not asked again: the time of these tests is the model's."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_encode", "_decode"):
+            patch.setattr(labels, name, remembering(getattr(labels, name)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +129,7 @@ def test_finds_things_of_all_sizes(labeller, whole, monkeypatch):
     assert min(scores) < labels.AGREEMENT <= min(better)  # what a mask left out has overlapped may come in its place
 
 
+@pytest.mark.slow(group="train")
 def test_small_things_need_a_close_look(labeller, whole, monkeypatch):
     far, _, close, _ = labels.LOOKS
 
@@ -120,6 +143,7 @@ def test_small_things_need_a_close_look(labeller, whole, monkeypatch):
     assert count(close) >= 2
 
 
+@pytest.mark.slow(group="train")
 def test_one_look_finds_small_and_large_things(teacher, photo):
     """A window with six discs of 2% of it, from which a look for large things takes none."""
     window = labels.Window(photo, (450, 30, 750, 255), (192, 256))
@@ -135,6 +159,7 @@ def test_one_look_finds_small_and_large_things(teacher, photo):
     assert found(labels.LOOKS[:1]) == 0
 
 
+@pytest.mark.slow(group="train")
 def test_masks_are_the_mean_of_the_predictor_s_two_answers(teacher, labeller, whole):
     """Step by step, box by box, by the public predictor."""
     areas, place = (600.0, 40000.0), (0, 0, *whole.size)
@@ -142,7 +167,10 @@ def test_masks_are_the_mean_of_the_predictor_s_two_answers(teacher, labeller, wh
     frame = np.zeros((1, SIZE, SIZE, 3), np.uint8)
     frame[0, : image.shape[0]] = image
     embedding = labeller._encode(frame, np.array([image.shape[:2]], np.int32))
-    predictor = SamPredictor(teacher.model, teacher.params)
+    views = image, np.ascontiguousarray(image[:, ::-1])
+    predictors = [SamPredictor(teacher.model, teacher.params) for _ in views]
+    for predictor, view in zip(predictors, views, strict=True):
+        predictor.set_image(view)
     count = 0
     for seed in range(4):  # one look finds few things, and how many is the model's chance
         found = labeller._look(image, 7, np.random.default_rng(seed), areas, place, whole.size)
@@ -151,8 +179,7 @@ def test_masks_are_the_mean_of_the_predictor_s_two_answers(teacher, labeller, wh
         for box in boxes:
             both = []
             mirrored = np.array([255 - box[2], box[1], 255 - box[0], box[3]])
-            for view, given in [(image, box), (image[:, ::-1], mirrored)]:
-                predictor.set_image(np.ascontiguousarray(view))
+            for predictor, given in zip(predictors, (box, mirrored), strict=True):
                 # Without the padding, which the predictor's own masks blend into what is beside it.
                 both.append(predictor.predict(box=given, multimask_output=False)[2][0, :48, :64])
             mean = Image.fromarray((both[0] + both[1][:, ::-1]) / 2)
@@ -203,7 +230,34 @@ def test_crumbs():
     assert not labels._without_crumbs(np.zeros((6, 8), bool)).any()
 
 
-def test_shards(folder, teacher, tmp_path):
+class Stub:
+    """Rectangles in place of what a model finds."""
+
+    def __init__(self, model, params, looks):
+        self.image_size, self.looks = model.config.image_size, looks
+
+    def __call__(self, window, rng):
+        masks = np.zeros((labels.FEWEST + len(self.looks), *window.size), bool)
+        for mask, (top, left) in zip(masks, rng.integers(0, 80, (len(masks), 2)), strict=True):
+            mask[top : top + 40, left : left + 50] = True
+        return list(masks), rng.uniform(labels.AGREEMENT, 1, len(masks)).tolist()
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    monkeypatch.setattr(labels, "Labeller", Stub)
+
+
+def test_shards(stub, folder, teacher, tmp_path):
+    check_shards(folder, teacher, tmp_path)
+
+
+@pytest.mark.slow(group="train")
+def test_shards_of_the_model_s_masks(folder, teacher, tmp_path):
+    check_shards(folder, teacher, tmp_path)
+
+
+def check_shards(folder, teacher, tmp_path):
     source = open_source(folder)
     (path,) = labels.write_pseudo_labels(tmp_path / "out", source, teacher, 2, seed=5)
     (again,) = labels.write_pseudo_labels(tmp_path / "again", source, teacher, 2, seed=5)
@@ -253,23 +307,23 @@ def test_bad_input(photo, teacher, tmp_path, monkeypatch):
         if name == "cut":
             file.write_bytes(file.read_bytes()[:20000])
         with pytest.raises(ValueError, match=message):
-            labels.write_pseudo_labels(tmp_path / "out" / name, open_source(tmp_path / name), teacher, 1)
+            labels.write_pseudo_labels(tmp_path / "out" / name, open_source(tmp_path / name), teacher, 1, whole=True)
         assert not list((tmp_path / "out").rglob("*.tar"))
 
 
-def test_command(folder, tmp_path, monkeypatch, capsys):
+def test_command(stub, folder, tmp_path, monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["train", "pseudo-label", *map(str, arguments)])
         with contextlib.suppress(SystemExit):
             command.main()
         return capsys.readouterr()
 
-    options = ("--data", folder, "--image-size", SIZE)
-    assert "1 windows in 1 shards" in run(tmp_path / "out", "--count", 1, *options).out
-    assert "1 windows in 1 shards" in run(tmp_path / "whole", "--count", 1, *options, "--whole").out
+    options = ("--data", folder, "--image-size", SIZE, "--seed", 5)
+    assert "2 windows in 1 shards" in run(tmp_path / "out", "--count", 2, *options).out
+    assert "2 windows in 1 shards" in run(tmp_path / "whole", "--count", 2, *options, "--whole").out
     assert json.loads((tmp_path / "whole" / "windows.json").read_text())["looks"] == [[1, 0.0004, 0.8, 10]]
     for arguments, message in [
-        ((tmp_path / "out", "--count", 2, *options), "holds windows with the settings"),
+        ((tmp_path / "out", "--count", 3, *options), "holds windows with the settings"),
         ((tmp_path / "new", "--count", 0, *options), "at least 1"),
         ((tmp_path / "new", "--data", tmp_path / "missing"), "no file, folder"),
         ((tmp_path / "new", "--teacher", "missing.safetensors", *options), "missing.safetensors"),

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from safetensors import safe_open
 
 from repvit_sam_jax import PRESETS, Sam, checkpoint, crf
 from repvit_sam_jax.config import MODELS, get_config
@@ -119,13 +118,10 @@ def test_length():
     assert recipes()["smoke"].num_steps(112_000) == 40
 
 
-@pytest.mark.parametrize(("name", "cached"), [("repvit_sam_paper", True), ("edgesam_stage2", True), ("smoke", False)])
-def test_the_step_fits_together(name, cached):
-    """Shapes alone, at full size, with the published teacher."""
-    recipe = recipes()[name]
+def fits_together(recipe, teacher, *, cached):
+    """Shapes alone: a step gives a state like the one that it is given."""
     student = make_student(recipe)
-    preset = "tiny_vit_sam" if name == "smoke" else "sam_vit_h"
-    teacher, params = abstract_teacher(preset, student.config.image_size, recipe.dtype)
+    teacher, params = abstract_teacher(teacher, student.config.image_size, recipe.dtype)
     params = needed_params(params, encoder=not cached, decoder=recipe.asks_teacher)
     state = abstract_state(recipe, student, make_optimizer(recipe, 10))
     batch = abstract_batch(recipe, student, cached=cached)
@@ -133,9 +129,44 @@ def test_the_step_fits_together(name, cached):
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert {metric.shape for metric in metrics.values()} == {()}
+    return metrics
 
 
-def test_drawn_prompts_start_by_cutting_masks_off_at_boxes(tiny_train, tiny_drawing, tmp_path, monkeypatch):
+@pytest.mark.slow(group="train")
+@pytest.mark.parametrize(("name", "cached"), [("repvit_sam_paper", True), ("edgesam_stage2", True), ("smoke", False)])
+def test_the_step_fits_together(name, cached):
+    """At full size, with the published teacher."""
+    fits_together(recipes()[name], "tiny_vit_sam" if name == "smoke" else "sam_vit_h", cached=cached)
+
+
+def test_the_step_of_small_models_fits_together():
+    """In half precision, with a cache of embeddings."""
+    stage2 = recipes()["edgesam_stage2"]
+    losses, prompting = dataclasses.replace(stage2.losses, mse=1.0), dataclasses.replace(stage2.prompting, rounds=1)
+    recipe = dataclasses.replace(stage2, student="micro", losses=losses, prompting=prompting)
+    metrics = fits_together(recipe, "micro_vit", cached=True)
+    assert set(metrics) == {"mse", "bce", "dice", "loss", "learning_rate", "grad_norm", "update_norm", "skipped"}
+
+
+@pytest.mark.parametrize("kind", ["tiny_drawing", "tiny_crf"])
+def test_weights_without_a_part_start_a_model_that_has_it(request, tiny_train, kind, tmp_path, monkeypatch):
+    """All that the file holds is taken over, and its image size is none of the student's."""
+    path = tmp_path / "x.safetensors"
+    checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
+    monkeypatch.setitem(MODELS, kind, request.getfixturevalue(kind)[0].config)
+    student = make_student(dataclasses.replace(get_recipe("smoke"), student=kind, image_size=64))
+    config, params = read_start(path, student, 0)
+    assert config == dataclasses.replace(student.config, image_size=128)
+    assert jax.tree.structure(params) == jax.tree.structure(student.abstract_params())
+    found = dict(jax.tree_util.tree_leaves_with_path(params))
+    for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(tiny_train[1]):
+        np.testing.assert_array_equal(found[leaf_path], leaf)
+    assert len(found) > len(jax.tree.leaves(tiny_train[1]))
+    assert read_start(path, Sam(PRESETS["tiny_mobile_sam"], "train"), 0)[0] == PRESETS["tiny"]
+
+
+@pytest.mark.slow(group="train")
+def test_drawn_prompts_start_by_cutting_masks_off_at_boxes(tiny_train, tiny_drawing, tmp_path, monkeypatch, rng):
     """Weights of a model that does not draw start one that does."""
     path = tmp_path / "x.safetensors"
     checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
@@ -147,14 +178,20 @@ def test_drawn_prompts_start_by_cutting_masks_off_at_boxes(tiny_train, tiny_draw
     assert jax.tree.structure(params) == jax.tree.structure(student.abstract_params())
     assert read_start(path, student, 0)[0] == dataclasses.replace(student.config, image_size=128)
     assert read_start(path, Sam(PRESETS["tiny_mobile_sam"], "train"), 0)[0] == PRESETS["tiny"]
-    plain, images = Sam(get_config("tiny", 64), "train"), np.zeros((1, 64, 64, 3), np.float32)
+    plain = Sam(get_config("tiny", 64), "train")
+    jax.tree.map(np.testing.assert_array_equal, params["image_encoder"], tiny_train[1]["image_encoder"])
+    side, width = plain.config.embedding_size, plain.config.embedding_channels
+    embedding = rng.normal(size=(1, side, side, width)).astype(np.float32)
     box = np.array([[[8.0, 16.0, 40.0, 48.0]]], np.float32) - 0.5  # whole pixels of the low-resolution mask
     points = dataclasses.replace(make_prompts(b=1, p=1), boxes=None)
-    for prompts in (points, dataclasses.replace(points, boxes=box)):
-        (drawn, iou), (masks, expected) = (
-            model.decode(p, model.encode(p, images), prompts)
-            for model, p in ((student, params), (plain, tiny_train[1]))
+    every = points, dataclasses.replace(points, boxes=box)
+    answers = (
+        jax.jit(lambda p, e, *every, model=model: [model.decode(p, e, prompts) for prompts in every])(
+            p, embedding, *every
         )
+        for model, p in ((student, params), (plain, tiny_train[1]))
+    )
+    for prompts, (drawn, iou), (masks, expected) in zip(every, *answers, strict=True):
         np.testing.assert_allclose(iou, expected, atol=1e-5)
         masks = np.array(masks)
         if prompts.boxes is not None:
@@ -164,6 +201,7 @@ def test_drawn_prompts_start_by_cutting_masks_off_at_boxes(tiny_train, tiny_draw
         np.testing.assert_allclose(drawn, masks, atol=1e-5)
 
 
+@pytest.mark.slow(group="train")
 def test_a_crf_starts_on_weights_without_one(tiny_train, tiny_crf, tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
@@ -176,14 +214,16 @@ def test_a_crf_starts_on_weights_without_one(tiny_train, tiny_crf, tmp_path, mon
     assert jax.tree.structure(params) == jax.tree.structure(student.abstract_params())
     images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
     plain, prompts = Sam(get_config("tiny", 64), "train"), make_prompts(b=1, p=2, n=1)
-    embedding, expected = student.encode(params, images), plain.encode(tiny_train[1], images)
+    embedding, expected = jax.jit(student.encode)(params, images), jax.jit(plain.encode)(tiny_train[1], images)
     width = plain.config.embedding_channels
     np.testing.assert_allclose(embedding[..., :width], expected, atol=1e-5)
     assert embedding.shape[-1] == student.config.embedding_channels == width + 16 * 4
-    masks, iou = student.decode(params, embedding, prompts)
-    rough, expected_iou = plain.decode(tiny_train[1], expected, prompts)
+    masks, iou = jax.jit(student.decode)(params, embedding, prompts)
+    rough, expected_iou = jax.jit(plain.decode)(tiny_train[1], expected, prompts)
     np.testing.assert_allclose(iou, expected_iou, atol=1e-5)
-    refined = crf.MeanField()(rough, None, crf.affinities(embedding[..., width:]))
+    refined = jax.jit(lambda rough, seen: crf.MeanField()(rough, None, crf.affinities(seen)))(
+        rough, embedding[..., width:]
+    )
     np.testing.assert_allclose(masks, refined, atol=1e-4)
 
 
@@ -196,47 +236,12 @@ def test_student_and_teacher_may_be_the_demonstration_model(demo):
     jax.tree.map(np.testing.assert_array_equal, teacher.params, read_params(demo, "deploy")[2])
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
-    command.main()
-
-
 def test_exit_status_of_a_run_that_was_left(monkeypatch, photos, tmp_path):
     """As a shell has it for SIGTERM: the next command of a script is not to take the run for finished."""
+    monkeypatch.setattr(sys, "argv", ["train", "distill", "smoke", str(tmp_path / "run"), "--data", photos])
     for step, status in ((39, 143), (40, None)):
         monkeypatch.setattr("train.loop.train", lambda *_, step=step, **__: SimpleNamespace(step=step))
         left = contextlib.nullcontext() if status is None else pytest.raises(SystemExit)
         with left as exit_:
-            run(monkeypatch, "distill", "smoke", tmp_path / "run", "--data", photos)
+            command.main()
         assert status is None or exit_.value.code == status
-
-
-def test_commands(monkeypatch, capsys, photos, tmp_path):
-    """Embed, distil for a step, export; and an expected error is one line."""
-    settings = ["--set", "steps=1", "losses.bce=0", "losses.dice=0", "trained=image_encoder", "batch_size=4"]
-    run(monkeypatch, "recipes")
-    assert "edgesam_stage2: repvit_sam, prompts in the loop" in capsys.readouterr().out
-    cache = ["random:tiny_vit_sam", tmp_path / "cache", "--data", photos, "--image-size", 128, "--dtype", "float32"]
-    run(monkeypatch, "embed", *cache)
-    assert "24 photos" in capsys.readouterr().out
-    run(
-        monkeypatch,
-        "distill",
-        "smoke",
-        tmp_path / "run",
-        "--data",
-        photos,
-        "--embeddings",
-        tmp_path / "cache",
-        *settings,
-    )
-    run(monkeypatch, "export", tmp_path / "run", tmp_path / "out.safetensors", "--dtype", "bfloat16")
-    assert "step 1, deploy form" in capsys.readouterr().out
-    with safe_open(tmp_path / "out.safetensors", framework="numpy") as file:
-        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16", "F32"}  # noqa: SIM118
-    with pytest.raises(SystemExit) as exit_:
-        run(monkeypatch, "distill", "smoke", tmp_path / "other", "--data", tmp_path / "nowhere")
-    assert exit_.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert "nowhere" in error

@@ -217,6 +217,7 @@ def test_interrupted_run_goes_on(small_shards, tmp_path, monkeypatch):
     assert sorted(path.name for path in out.iterdir()) == ["sa_000000.tar", "sa_000001.tar", "scenes.json"]
 
 
+@pytest.mark.slow(group="train")
 def test_workers_draw_the_same(tmp_path):
     one, two = (shards.write_shards(tmp_path / str(n), 3, size=64, workers=n)[0].read_bytes() for n in (1, 2))
     assert one == two

@@ -1,5 +1,6 @@
 """A step of training: what it changes, and that it does not depend on devices, parts or what is computed again."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -9,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AbstractMesh
 
 from repvit_sam_jax import Prompts
 from repvit_sam_jax.config import MODELS, get_config
 from tests.helpers.micro import ENCODER, PROMPTS
 from tests.helpers.processes import EIGHT_DEVICES, run_python
-from tests.helpers.training import prepare, take, unlike
+from tests.helpers.training import prepare, step_of, take, unlike
 from train import data, state, step
 from train.optim import decays, make_optimizer, make_schedule
 from train.recipe import Losses, Optimizer
@@ -39,13 +41,17 @@ def test_a_decoder_from_a_teacher_in_half_precision_is_not_rounded():
 
 
 @pytest.fixture(scope="module")
-def batch(photos):
+def double(photos):
+    """A batch that is twice as large."""
     source = data.open_source((photos,))
     with_masks = data.ExampleConfig(64, PROMPTS.num_masks)
-    batches = data.batches(source, with_masks, 8, seed=0)
-    batch = next(batches)
-    batches.close()
-    return batch
+    with contextlib.closing(data.batches(source, with_masks, 16, seed=0)) as batches:
+        return next(batches)
+
+
+@pytest.fixture(scope="module")
+def batch(double):
+    return {name: values[:8] for name, values in double.items()}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +60,7 @@ def stepped(prepared, batch):
 
 
 def test_what_moves(prepared, stepped):
-    """Two steps, for the first one has a learning rate of 0."""
+    """Statistics alone, for the first step has a learning rate of 0."""
     _, _, before = prepared
     after, metrics = stepped
     assert metrics["learning_rate"] == 0
@@ -65,12 +71,21 @@ def test_what_moves(prepared, stepped):
     assert metrics["loss"] == pytest.approx(metrics["mse"] + 0.5 * metrics["cosine"], rel=1e-6)
 
 
+ONE_ROUND = dataclasses.replace(PROMPTS, prompting=dataclasses.replace(PROMPTS.prompting, rounds=1))
+LOGITS = dataclasses.replace(
+    PROMPTS,
+    trained=("mask_decoder", "prompt_encoder"),
+    losses=Losses(mse=0.0, dice=1.0),
+    prompting=dataclasses.replace(PROMPTS.prompting, logits=True),
+)
+
+
 def test_prompts_in_the_loop_train_the_decoder(batch):
     """Encoder and decoder move, the prompt encoder does not; the decoder comes from the teacher."""
-    prepared = prepare(PROMPTS)
+    prepared = prepare(ONE_ROUND)
     _, teacher, before = prepared
     assert not unlike(before.trained["mask_decoder"], teacher.params["mask_decoder"])
-    after, metrics = take(PROMPTS, prepared, batch, steps=2)
+    after, metrics = take(ONE_ROUND, prepared, batch, steps=2)
     assert set(before.frozen) == {"prompt_encoder"}
     assert not unlike(before.frozen, after.frozen)
     for part in ("image_encoder", "mask_decoder"):
@@ -79,48 +94,86 @@ def test_prompts_in_the_loop_train_the_decoder(batch):
     assert all(np.isfinite(value) for value in metrics.values())
 
 
+def test_one_program_serves_all_seeds(batch):
+    """Draws depend on the state's seed."""
+    student, teacher, start = prepare(LOGITS)
+    states = [
+        state.create(dataclasses.replace(LOGITS, seed=seed), start.result, make_optimizer(LOGITS, 8)) for seed in (0, 7)
+    ]
+    run = step_of(LOGITS, student, teacher.model)
+    losses = [float(run(now, teacher.params, batch)[1]["dice"]) for now in (*states, states[0])]
+    assert losses[0] == losses[2] != losses[1]
+    assert [int(now.seed) for now in states] == [0, 7]
+
+
+@pytest.mark.slow(group="train")
 def test_a_crf_learns_from_masks_alone(batch, stepped, monkeypatch):
     """What it sees lies behind the embedding, and is not compared with the teacher's."""
     plain = get_config("micro")
     decoder = dataclasses.replace(plain.mask_decoder, crf_channels=4)
     monkeypatch.setitem(MODELS, "micro_crf", dataclasses.replace(plain, mask_decoder=decoder))
-    recipe = dataclasses.replace(ENCODER, student="micro_crf", decoder="init")
-    _, metrics = take(recipe, prepare(recipe), batch)
-    assert metrics["mse"] == pytest.approx(stepped[1]["mse"], rel=1e-5)
     recipe = dataclasses.replace(
-        PROMPTS, student="micro_crf", decoder="init", losses=dataclasses.replace(PROMPTS.losses, mse=0.0)
+        ONE_ROUND,
+        student="micro_crf",
+        decoder="init",
+        optimizer=Optimizer(1e-2, warmup=0.2, weight_decay=0.0),  # what moves has a gradient
     )
     prepared = prepare(recipe)
+    _, first = take(recipe, prepared, batch)
+    assert first["mse"] == pytest.approx(stepped[1]["mse"], rel=1e-5)
     after, _ = take(recipe, prepared, batch, steps=2)
     moved = unlike(prepared[2].trained, after.trained)
     assert moved >= {"image_encoder/pixel_features/linear/kernel", "mask_decoder/crf/unary", "mask_decoder/crf/slope"}
 
 
+def test_a_frozen_encoder_keeps_its_statistics(batch):
+    """And what reads logits as a prompt learns, if they are passed on."""
+    prepared = prepare(LOGITS)
+    _, _, before = prepared
+    assert set(before.frozen) == {"image_encoder"}
+    after, _ = take(LOGITS, prepared, batch, steps=2)
+    assert not unlike(before.batch_stats, after.batch_stats)
+    assert not unlike(before.frozen, after.frozen)
+    moved = {"/".join(name.split("/")[:2]) for name in unlike(before.trained, after.trained)}
+    assert moved >= {"mask_decoder/transformer", "prompt_encoder/mask_downscaling", "prompt_encoder/point_embeddings"}
+
+
 @pytest.mark.parametrize("logits", [False, True])
-def test_logits_are_a_prompt_of_the_next_decoding(batch, logits):
-    """What reads them learns, if they are passed on."""
-    recipe = dataclasses.replace(
-        PROMPTS,
-        trained=("mask_decoder", "prompt_encoder"),
-        prompting=dataclasses.replace(PROMPTS.prompting, logits=logits),
-    )
-    prepared = prepare(recipe)
-    after, _ = take(recipe, prepared, batch, steps=2)
-    moved = {name.split("/")[1] for name in unlike(prepared[2].trained, after.trained) if "prompt_encoder" in name}
-    assert ("mask_downscaling" in moved) == logits
-    assert "point_embeddings" in moved
+@pytest.mark.parametrize("targets", ["teacher", "ground_truth"])
+def test_what_is_asked_in_each_round(prepared, batch, rng, logits, targets):
+    """By answers that do not depend on the prompts: a point more, and the mask before if it is to be passed on."""
+    prompting = dataclasses.replace(PROMPTS.prompting, logits=logits, targets=targets)
+    recipe = dataclasses.replace(PROMPTS, trained=("prompt_encoder", "mask_decoder"), prompting=prompting)
+    ours, theirs = rng.normal(size=(2, 8, 4, 4, 16, 16)).astype(np.float32)
+    ious = rng.random((2, 8, 4, 4)).astype(np.float32)
+    asked = {"student": [], "teacher": []}
+
+    def run(batch, ours, theirs):
+        student = lambda prompts: (asked["student"].append(prompts), (ours, ious[0]))[1]
+        teacher = lambda prompts: (asked["teacher"].append(prompts), (theirs, ious[1]))[1]
+        chosen = teacher if targets == "teacher" else None
+        metrics = step._prompted(recipe, prepared[0], student, chosen, batch, jax.random.key(0))
+        return metrics, asked["student"], asked["teacher"]
+
+    metrics, first_asked, teacher_asked = jax.jit(run)(batch, ours, theirs)
+    assert set(metrics) == {"bce", "dice", "iou"}
+    first, second = first_asked
+    if targets == "teacher":
+        chex.assert_trees_all_equal(teacher_asked, first_asked)
+    assert first.masks is None
+    chex.assert_trees_all_equal(second.point_coords[:, :, :2], first.point_coords)
+    assert np.asarray(second.point_valid[:, :, 2])[batch["valid"]].mean() > 0.9
+    if not logits:
+        assert second.masks is None
+        return
+    ranking = ious[1 if targets == "teacher" else 0]
+    best = np.where(step._is_ambiguous(first), 1 + ranking[..., 1:].argmax(-1), 0)
+    assert len(np.unique(best[batch["valid"]])) > 2
+    expected = np.take_along_axis(ours, best[..., None, None, None], 2)[:, :, 0]
+    np.testing.assert_array_equal(second.masks, expected)
 
 
-def test_one_program_serves_all_seeds(prepared, batch):
-    student, teacher, start = prepared
-    recipes = [dataclasses.replace(PROMPTS, seed=seed) for seed in (0, 7)]
-    steps = [jax.jit(step.make_step(recipe, student, teacher.model, 8)) for recipe in recipes]
-    states = [state.create(recipe, start.result, make_optimizer(recipe, 8)) for recipe in recipes]
-    texts = [run.lower(now, teacher.params, batch).as_text() for run, now in zip(steps, states, strict=True)]
-    assert texts[0] == texts[1]
-    assert [int(now.seed) for now in states] == [0, 7]
-
-
+@pytest.mark.slow(group="train")
 @pytest.mark.parametrize("remat", ["dots", "all"])
 def test_computing_again_changes_nothing(prepared, stepped, batch, remat):
     _, metrics = take(dataclasses.replace(ENCODER, remat=remat), prepared, batch)
@@ -128,11 +181,23 @@ def test_computing_again_changes_nothing(prepared, stepped, batch, remat):
     assert metrics["loss"] == pytest.approx(stepped[1]["loss"], rel=1e-6)
 
 
-def test_parts_of_a_batch(prepared, batch):
-    """Losses and statistics are means over the parts, and BatchNorm counts one step."""
-    _, _, before = prepared
-    after, metrics = take(dataclasses.replace(ENCODER, micro_batches=2), prepared, batch)
-    halves = [take(ENCODER, prepared, {k: v[i::2] for k, v in batch.items()}) for i in range(2)]
+@pytest.fixture(scope="module")
+def averaged(prepared, double):
+    """The state before and after a step on two parts of a batch, with a moving average; and its metrics.
+
+    Everything is computed again for the gradients, which changes nothing.
+    """
+    optimizer = dataclasses.replace(ENCODER.optimizer, warmup=0.0, ema_decay=0.75)
+    recipe = dataclasses.replace(ENCODER, micro_batches=2, remat="all", optimizer=optimizer)
+    student, teacher, before = prepared
+    before = state.create(recipe, before.result, make_optimizer(recipe, 8))
+    return before, *take(recipe, (student, teacher, before), double)
+
+
+def test_parts_of_a_batch(prepared, double, averaged):
+    """Losses, gradients and statistics are means over the parts, and BatchNorm counts one step."""
+    before, after, metrics = averaged
+    halves = [take(ENCODER, prepared, {k: v[i::2] for k, v in double.items()}) for i in range(2)]
     assert metrics["loss"] == pytest.approx(np.mean([m["loss"] for _, m in halves]), rel=1e-5)
     for path, leaf in jax.tree_util.tree_leaves_with_path(after.batch_stats):
         old, *parts = (_at(tree, path) for tree in (before.batch_stats, *(s.batch_stats for s, _ in halves)))
@@ -140,6 +205,20 @@ def test_parts_of_a_batch(prepared, batch):
             assert leaf == old + 1
         else:
             np.testing.assert_allclose(leaf, np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
+    # Adam's first moments after one step are a tenth of the clipped gradient.
+    gradients = [_moments(s) * max(float(m["grad_norm"]), 1) for s, m in halves]
+    found = _moments(after) * max(float(metrics["grad_norm"]), 1)
+    np.testing.assert_allclose(found, np.mean(gradients, axis=0), rtol=1e-3, atol=1e-4 * np.abs(found).max())
+
+
+def _moments(state):
+    """Adam's first moments as one vector."""
+    (adam,) = (part for part in jax.tree.leaves(state.opt_state, is_leaf=_is_adam) if _is_adam(part))
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(adam.mu)])
+
+
+def _is_adam(part):
+    return isinstance(part, optax.ScaleByAdamState)
 
 
 def _at(tree, path):
@@ -148,11 +227,8 @@ def _at(tree, path):
     return tree
 
 
-def test_moving_average(prepared, batch):
-    recipe = dataclasses.replace(ENCODER, optimizer=Optimizer(1e-2, ema_decay=0.75))
-    student, teacher, before = prepared
-    before = state.create(recipe, before.result, make_optimizer(recipe, 8))
-    after, _ = take(recipe, (student, teacher, before), batch)
+def test_moving_average(averaged):
+    before, after, _ = averaged
     counts = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(after.average[1]) if path[-1].key == "count"]
     assert counts
     assert set(map(int, counts)) == {1}
@@ -162,6 +238,32 @@ def test_moving_average(prepared, batch):
     assert unlike(after.result["image_encoder"], after.trained["image_encoder"])
 
 
+def test_gradients_are_clipped_by_their_norm():
+    """Of all together: moments of Adam's are those of a gradient of norm 1 at most."""
+    params = {"a": np.zeros(2, np.float32), "b": np.zeros(1, np.float32)}
+    optimizer = make_optimizer(ENCODER, 8)
+    for scale, kept in ((10.0, 0.1), (0.1, 1.0)):
+        gradient = {"a": np.float32([0, 0.6 * scale]), "b": np.float32([0.8 * scale])}
+        _, after = optimizer.update(gradient, optimizer.init(params), params)
+        (adam,) = (part for part in jax.tree.leaves(after, is_leaf=_is_adam) if _is_adam(part))
+        expected = jax.tree.map(lambda x, kept=kept: 0.1 * kept * x, gradient)
+        chex.assert_trees_all_close(adam.mu, expected, rtol=1e-5)
+
+
+def test_large_arrays_are_split_along_their_longest_axis(monkeypatch):
+    """If the devices divide it."""
+    monkeypatch.setattr(state, "SPLIT_FROM", 64)
+    mesh = AbstractMesh((4, 2), state.AXES)
+    shapes = {"long": (4, 6, 8), "odd": (9, 8), "small": (2, 31), "none": (9, 9), "count": ()}
+    tree = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
+    found = {name: tuple(sharding.spec) for name, sharding in state.shardings(mesh, tree).items()}
+    expected = {"long": (None, None, "fsdp"), "odd": (None, "fsdp"), "small": (), "none": (), "count": ()}
+    assert found == expected
+    alone = state.shardings(AbstractMesh((8, 1), state.AXES), tree)
+    assert {tuple(sharding.spec) for sharding in alone.values()} == {()}
+
+
+@pytest.mark.slow(group="train")
 def test_sharded_equals_unsharded(batch, tmp_path):
     """Loss, gradient and state of two steps on eight devices, the params split over two or over all of them."""
     np.savez(tmp_path / "batch.npz", **batch)
@@ -237,9 +339,9 @@ def test_what_decays(prepared):
     for weight, worn in ((0.0, False), (1.0, True)):
         recipe = dataclasses.replace(PROMPTS, losses=dataclasses.replace(PROMPTS.losses, iou=weight))
         optimizer = make_optimizer(recipe, 8)
-        state_, updates = optimizer.init(still), zeros
+        state_, update = optimizer.init(still), jax.jit(optimizer.update)
         for _ in range(2):  # the first has a learning rate of 0
-            updates, state_ = optimizer.update(zeros, state_, still)
+            updates, state_ = update(zeros, state_, still)
         assert np.any(updates["mask_decoder"]["hypernetworks"]["0"]["layers"]["0"]["kernel"])
         assert np.any(updates["mask_decoder"]["iou_head"]["layers"]["0"]["kernel"]) == worn
 
@@ -247,7 +349,8 @@ def test_what_decays(prepared):
 def test_muon_makes_kernels_orthogonal(prepared):
     """Against singular values: of kernels as matrices from inputs to outputs; all else moves as by AdamW."""
     _, _, start = prepared
-    params = {name: start.result[name] for name in ("image_encoder", "prompt_encoder", "mask_decoder")}
+    decoder = {name: start.result["mask_decoder"][name] for name in ("output_upscaling", "iou_head")}
+    params = {"image_encoder": start.result["image_encoder"], "mask_decoder": decoder}
     rng = np.random.default_rng(0)
     grads = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params)
     recipe = dataclasses.replace(PROMPTS, optimizer=Optimizer(1.0, 1.0, weight_decay=0.0, name="muon"))
@@ -267,15 +370,6 @@ def test_muon_makes_kernels_orthogonal(prepared):
         assert np.vdot(found, wanted) > 0.9 * np.linalg.norm(found) * np.linalg.norm(wanted), name
         assert 0.6 < np.linalg.norm(found) / np.linalg.norm(wanted) < 1.2, name
     assert kinds == {2, 4}
-
-
-def test_a_frozen_encoder_keeps_its_statistics(prepared, batch):
-    student, teacher, before = prepare(dataclasses.replace(PROMPTS, trained=("mask_decoder",)))
-    recipe = dataclasses.replace(PROMPTS, trained=("mask_decoder",), losses=Losses(mse=0.0, dice=1.0))
-    after, _ = take(recipe, (student, teacher, before), batch, steps=2)
-    assert not unlike(before.batch_stats, after.batch_stats)
-    assert not unlike(before.frozen, after.frozen)
-    assert unlike(before.trained, after.trained)
 
 
 def test_learning_rate():

@@ -1,8 +1,23 @@
-"""Weights of the tiny preset as files of either kind, and the exports that several tests look at."""
+"""Weights of the tiny preset as files of either kind, and what the documents' examples are given."""
+
+import dataclasses
 
 import pytest
+from PIL import Image
 
-from repvit_sam_jax import PRESETS
+from convert import mapping
+from convert.synthetic import manifest, synthetic_image, synthetic_state_dict
+from repvit_sam_jax import PRESETS, SamPredictor, load
+from repvit_sam_jax import checkpoint as checkpoints
+from repvit_sam_jax.config import RepViTConfig
+
+TINY = PRESETS["tiny"]
+SHALLOW = dataclasses.replace(
+    TINY,
+    image_encoder=RepViTConfig((8, 16, 24), (1, 1, 1), last_stride=2),
+    mask_decoder=dataclasses.replace(TINY.mask_decoder, depth=1),
+)
+"""A block a stage and a layer in the decoder: exporters take time for every operation, and most are there twice."""
 
 
 @pytest.fixture(scope="session")
@@ -12,39 +27,37 @@ def checkpoint(tmp_path_factory):
     from convert.synthetic import write
 
     path = tmp_path_factory.mktemp("exports") / "tiny.pt"
-    write(path, PRESETS["tiny"], seed=3)
+    write(path, TINY, seed=3)
     from_torch(path, path.with_suffix(".safetensors"))
     return path
 
 
-@pytest.fixture(scope="session")
-def onnx_folder(checkpoint):
-    pytest.importorskip("onnxruntime")
-    from convert.export.onnx import export_onnx
-
-    folder = checkpoint.parent / "onnx"
-    return folder, export_onnx(checkpoint, folder, full_size=True)
-
-
-@pytest.fixture(scope="session")
-def coreml_folder(checkpoint):
-    pytest.importorskip("coremltools")
-    from convert.export.coreml import export_coreml
-
-    folder = checkpoint.parent / "coreml"
-    report = export_coreml(checkpoint, folder)
-    assert report.passed
-    assert {row.case for row in report.rows} >= {"point", "box, points", "points, mask"}
-    assert report.rows[-1].stage == "embedding, padded"
-    return folder
-
-
-@pytest.fixture(scope="session")
-def stablehlo_file(checkpoint):
-    from convert.export.stablehlo import export_stablehlo
-
-    path = checkpoint.parent / "model.stablehlo"
-    report = export_stablehlo(checkpoint, path)
-    assert report.passed
-    assert len(report.rows) > 10
+def save_shallow(path, seed):
+    params = mapping.to_params(synthetic_state_dict(manifest(SHALLOW), seed), SHALLOW, "train")
+    checkpoints.save(path, params, checkpoints.Metadata(SHALLOW, "train"))
     return path
+
+
+@pytest.fixture(scope="session")
+def shallow(tmp_path_factory):
+    """Weights that most exports begin with."""
+    return save_shallow(tmp_path_factory.mktemp("shallow") / "shallow.safetensors", 3)
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Other weights of the same model, the only file in its folder."""
+    return save_shallow(tmp_path / "other.safetensors", 4)
+
+
+@pytest.fixture(scope="session")
+def predictor(shallow):
+    return SamPredictor(*load(shallow))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """An image, and the file of the examples that shows it."""
+    image = synthetic_image(120, 160)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    return image

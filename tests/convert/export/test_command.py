@@ -1,6 +1,6 @@
 """The commands that export: one line of error that names the remedy, and nothing written."""
 
-import subprocess
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from convert.digest import sha256
 from convert.export.source import new_folder, read_source
 from repvit_sam_jax import CLASSIFIERS, Classifier
 from repvit_sam_jax import checkpoint as checkpoints
+from tests.helpers.commands import Done, run_commands
+
+pytestmark = pytest.mark.torch
 
 
 @pytest.fixture(scope="module")
@@ -71,64 +74,76 @@ def test_demo_is_the_file_in_the_package(demo):
     jax.tree.map(np.testing.assert_array_equal, source.params, read_source(demo).params)
 
 
-BLOCK = """
-import sys
-from importlib.machinery import PathFinder
-
-class Without(PathFinder):
-    @classmethod
-    def find_spec(cls, name, path=None, target=None):
-        return None if name.split(".")[0] in {packages} else PathFinder.find_spec(name, path, target)
-
-sys.meta_path[:] = [Without if finder is PathFinder else finder for finder in sys.meta_path]
-sys.path.insert(0, {root!r})
-from convert.__main__ import main
-
-pytestmark = pytest.mark.torch
-main()
-"""
+def test_sources_of_either_kind(checkpoint):
+    found, expected = read_source(checkpoint), read_source(checkpoint.with_suffix(".safetensors"))
+    assert found.config == expected.config
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
 
 
-def run_without(packages, folder, *arguments):
-    """A command in a process that finds none of these packages, as on a machine where they are not installed."""
-    code = BLOCK.format(packages=packages, root=str(Path(__file__).parents[3]))
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+MISSING = {
+    ("from-torch", "tiny.pt", "tiny.safetensors"): ("torch", "convert"),
+    ("download",): ("pooch", "convert"),
+    ("onnx", "tiny.safetensors", "--out", "out"): ("torch", "export"),
+    ("coreml", "tiny.safetensors", "--out", "out"): ("torch", "export"),
+    ("litert", "tiny.safetensors", "--out", "out"): ("torch", "litert"),
+    ("stablehlo", "tiny.pt", "--out", "out"): ("torch", "convert"),
+}
+"""Commands, the first package that each misses, and the extra that it names."""
+QUICK = ("--platforms", "cpu", "--function", "encode", "--resolution", "64")
 
 
-@pytest.mark.parametrize(
-    ("packages", "arguments", "extra"),
-    [
-        ({"torch"}, ["from-torch", "tiny.pt", "tiny.safetensors"], "convert"),
-        ({"pooch"}, ["download"], "convert"),
-        ({"torch"}, ["onnx", "tiny.safetensors", "--out", "out"], "export"),
-        ({"onnxruntime"}, ["onnx", "tiny.safetensors", "--out", "out"], "export"),
-        ({"torch"}, ["coreml", "tiny.safetensors", "--out", "out"], "export"),
-        ({"coremltools"}, ["coreml", "tiny.safetensors", "--out", "out"], "export"),
-        ({"torch"}, ["litert", "tiny.safetensors", "--out", "out"], "litert"),
-        ({"torch"}, ["stablehlo", "tiny.pt", "--out", "out"], "convert"),
-    ],
-    ids=lambda value: (
-        "-".join(value[:1] if isinstance(value, list) else value) if not isinstance(value, str) else value
-    ),
-)
-def test_missing_extra_in_one_line(checkpoint, tmp_path, packages, arguments, extra):
-    for suffix in (".pt", ".safetensors"):
-        (tmp_path / f"tiny{suffix}").write_bytes(checkpoint.with_suffix(suffix).read_bytes())
-    before = sorted(tmp_path.rglob("*"))
-    done = run_without(packages, tmp_path, *arguments)
+@pytest.fixture(scope="module")
+def without_torch(checkpoint, shallow, tmp_path_factory):
+    """The commands in a process that finds no package of the extras, and its folder."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "tiny.pt").write_bytes(checkpoint.read_bytes())
+    (folder / "tiny.safetensors").write_bytes(shallow.read_bytes())
+    given = [*MISSING, ["stablehlo", "tiny.safetensors", "--out", "out.hlo", *QUICK]]
+    return run_commands(
+        "convert.__main__", given, folder, {"torch", "pooch", "requests", "onnx", "coremltools"}
+    ), folder
+
+
+@pytest.mark.parametrize(("number", "command"), list(enumerate(MISSING)), ids=[command[0] for command in MISSING])
+def test_missing_extra_in_one_line(without_torch, number, command):
+    done, folder = without_torch[0][number], without_torch[1]
+    assert_names_the_extra(done, *MISSING[command])
+    assert sorted(path.name for path in folder.iterdir()) == ["out.hlo", "tiny.pt", "tiny.safetensors"]
+
+
+def assert_names_the_extra(done, package, extra):
     assert done.returncode == 1
-    (name,) = packages
-    assert done.stderr.startswith(f"error: {name} not installed; this needs an extra: ")
+    assert done.stderr.startswith(f"error: {package} not installed; this needs an extra: ")
     assert f"pip install 'repvit-sam-jax[{extra}]'" in done.stderr
     assert done.stderr.count("\n") == 1
-    assert sorted(tmp_path.rglob("*")) == before
+    assert done.stdout == ""
 
 
-def test_stablehlo_from_safetensors_needs_jax_alone(checkpoint, tmp_path):
+@pytest.mark.parametrize(("format_", "package"), [("onnx", "onnxruntime"), ("coreml", "coremltools")])
+def test_missing_package_beside_torch(checkpoint, tmp_path, monkeypatch, capsys, format_, package):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
     weights = checkpoint.with_suffix(".safetensors")
-    packages = {"torch", "onnx", "coremltools", "pooch", "requests"}
-    done = run_without(packages, tmp_path, "stablehlo", str(weights), "--out", "out.hlo", "--platforms", "cpu")
+    monkeypatch.setattr(sys, "argv", ["convert", format_, str(weights), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as exit_:
+        command.main()
+    printed, errors = capsys.readouterr()
+    assert_names_the_extra(Done(exit_.value.code, printed, errors), package, "export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_stablehlo_from_safetensors_needs_jax_alone(without_torch):
+    (*_, done), folder = without_torch
+    assert done.returncode == 0, done.stderr
+    assert "comparisons within tolerance" in done.stdout
+    assert (folder / "out.hlo").is_file()
+
+
+@pytest.mark.slow(group="use")
+def test_the_whole_of_stablehlo_needs_jax_alone(checkpoint, tmp_path):
+    given = ["stablehlo", checkpoint.with_suffix(".safetensors"), "--out", "out.hlo", "--platforms", "cpu"]
+    absent = {"torch", "onnx", "coremltools", "pooch", "requests"}
+    (done,) = run_commands("convert.__main__", [given], tmp_path, absent)
     assert done.returncode == 0, done.stderr
     assert "comparisons within tolerance" in done.stdout
     assert (tmp_path / "out.hlo").is_file()

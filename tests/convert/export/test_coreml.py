@@ -1,6 +1,9 @@
 """Core ML packages, read back from disk and executed by the interpreter."""
 
 import json
+import re
+import shutil
+import types
 
 import numpy as np
 import pytest
@@ -19,9 +22,33 @@ from convert.synthetic import synthetic_image, write
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS
 from repvit_sam_jax import checkpoint as checkpoints
+from tests.helpers.examples import EXAMPLES, agreement
 from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def converted():
+    """What coremltools makes of the encoder and the decoder, when `coreml_folder` is there."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def coreml_folder(shallow, converted, tmp_path_factory):
+    def recording(name):
+        convert = getattr(coreml, name)
+        return lambda *given: converted.setdefault(name, convert(*given))
+
+    folder = tmp_path_factory.mktemp("coreml") / "coreml"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_convert_encoder", "_convert_decoder"):
+            patch.setattr(coreml, name, recording(name))
+        report = export_coreml(shallow, folder)
+    assert report.passed
+    assert {row.case for row in report.rows} >= {"point", "box, points", "points, mask"}
+    assert report.rows[-1].stage == "embedding, padded"
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +57,15 @@ def encoder(coreml_folder):
 
 
 @pytest.fixture(scope="module")
-def twin(checkpoint):
-    return read_source(checkpoint).twin()
+def twin(shallow):
+    return read_source(shallow).twin()
 
 
 def test_structure_of_the_saved_encoder(encoder, twin, coreml_folder):
     counts = encoder.op_counts()
     assert counts["conv"] == sum(isinstance(m, torch.nn.Conv2d) for m in twin.image_encoder.modules())
     assert counts["batch_norm"] <= 2  # the neck's LayerNorms
-    assert counts["gelu"] == 16
+    assert counts["gelu"] == 6
     assert set(encoder.result_types()["conv"]) == {"fp16"}
     assert "encoder.mlpackage: 0." in summary(coreml_folder)
 
@@ -49,12 +76,12 @@ def test_positions_are_float32(coreml_folder):
     assert set(types["softmax"]) == {"fp16"}
 
 
-def test_metadata_and_inputs(encoder, coreml_folder, checkpoint):
+def test_metadata_and_inputs(encoder, coreml_folder, shallow):
     decoder = MilProgram(coreml_folder / "decoder.mlpackage")
     for program in (encoder, decoder):
         about = program.metadata
-        assert checkpoints.Metadata.from_strings(about).config == PRESETS["tiny"]
-        assert about["source_sha256"] == sha256(checkpoint)
+        assert checkpoints.Metadata.from_strings(about).config == read_source(shallow).config
+        assert about["source_sha256"] == sha256(shallow)
     assert json.loads(encoder.metadata["inputs"]) == {"image": "RGB image 128 x 128"}
     assert json.loads(decoder.metadata["inputs"])["point_coords"] == "float32 [1, 1..16, 2]"
     image = encoder.spec.description.input[0].type.imageType
@@ -94,54 +121,68 @@ def test_interpreter_refuses(encoder, tmp_path):
 
 
 def test_unfused_encoder_is_noticed(coreml_folder, twin, tmp_path):
-    unfused = TorchSam(PRESETS["tiny"])
-    with pytest.raises(ExportError, match=r"62 convolutions in place of \d+: it is not fused"):
+    unfused = TorchSam(twin.config)
+    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in twin.image_encoder.modules())
+    with pytest.raises(ExportError, match=rf"{convolutions} convolutions in place of \d+: it is not fused"):
         check_structure(unfused, coreml_folder, "float16")
     with pytest.raises(ExportError, match="fp32 was asked for"):
         check_structure(twin, coreml_folder, "float32")
 
 
-def test_gate_and_nothing_left(coreml_folder, tmp_path, monkeypatch):
+def test_gate_and_nothing_left(coreml_folder, other, tmp_path, monkeypatch):
     """Packages of other weights are past tolerance, and so is a colour of padding that is not the mean's."""
-    import shutil
-
-    write(tmp_path / "other.pt", PRESETS["tiny"], seed=4)
     monkeypatch.setattr(coreml, "_convert_encoder", lambda *_: None)
     monkeypatch.setattr(coreml, "_convert_decoder", lambda *_: None)
     monkeypatch.setattr(coreml, "_save", lambda _, path, __: shutil.copytree(coreml_folder / path.name, path))
     with pytest.raises(ExportError, match=r"tiny in coreml is past tolerance in .* was not written"):
-        export_coreml(tmp_path / "other.pt", tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
+        export_coreml(other, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
 
 
-def test_unknown_operation_is_refused(coreml_folder, checkpoint, monkeypatch):
+def test_unknown_operation_is_refused(coreml_folder, shallow, monkeypatch):
     """Never skipped; the command prints the message as its one line."""
     monkeypatch.delitem(mil.OPS, "gelu")
     with pytest.raises(RuntimeError, match="does not know the operation gelu"):
-        coreml.check(read_source(checkpoint), coreml_folder, coreml.BARS["float16"])
+        coreml.check(read_source(shallow), coreml_folder, coreml.BARS["float16"])
 
 
-def test_padding_colour_matters(coreml_folder, checkpoint, monkeypatch):
+def test_padding_colour_matters(coreml_folder, shallow, monkeypatch):
     monkeypatch.setattr(coreml, "PADDING", (0, 0, 0))
-    report = coreml.check(read_source(checkpoint), coreml_folder, coreml.BARS["float16"])
+    report = coreml.check(read_source(shallow), coreml_folder, coreml.BARS["float16"])
     assert [row.stage for row in report.rows if not row.passed] == ["embedding, padded"]
 
 
+@pytest.mark.slow(group="export")
+def test_weights_of_8_bits(coreml_folder, converted, shallow, tmp_path, monkeypatch):
+    """Of the very models that `coreml_folder` was made of."""
+    for name, model in converted.items():
+        monkeypatch.setattr(coreml, name, lambda *_, model=model: model)
+    assert export_coreml(shallow, tmp_path / "out", compress="int8").passed
+    assert unpacking(tmp_path / "out") > 0
+
+
+def unpacking(folder):
+    """How many operations of the encoder do nothing but unpack its weights."""
+    counts = MilProgram(folder / "encoder.mlpackage").op_counts()
+    return sum(count for name, count in counts.items() if name.startswith("constexpr"))
+
+
+@pytest.mark.slow(group="export")
 @pytest.mark.parametrize(
     "options",
     [
+        {},
         {"compress": "int8", "target": "iOS18"},
         {"precision": "float32", "input_type": "array", "target": "iOS16"},
     ],
-    ids=lambda options: "-".join(options.values()),
+    ids=lambda options: "-".join(options.values()) or "plain",
 )
 def test_variants(checkpoint, tmp_path, options):
     report = export_coreml(checkpoint.with_suffix(".safetensors"), tmp_path / "out", **options)
     assert report.passed
-    counts = MilProgram(tmp_path / "out" / "encoder.mlpackage").op_counts()
     if "compress" in options:
-        assert sum(count for name, count in counts.items() if name.startswith("constexpr")) > 0
-    else:
+        assert unpacking(tmp_path / "out") > 0
+    elif options:
         assert report.rows[0].relative < 1e-5
 
 
@@ -158,6 +199,7 @@ def test_palette_is_near_the_best():
     assert error <= 1.001 * np.mean((centres[labels, 0] - weight.reshape(-1)) ** 2)
 
 
+@pytest.mark.slow(group="export")
 @pytest.mark.parametrize("preset", ["tiny_mobile_sam", "tiny_vit_sam"])
 def test_other_encoders(preset, tmp_path):
     write(tmp_path / "weights.pt", PRESETS[preset], seed=3)
@@ -167,13 +209,35 @@ def test_other_encoders(preset, tmp_path):
         assert padded.relative < coreml.BARS["float16"].embedding
 
 
-def test_what_misses_a_bar_is_not_written(tmp_path):
+@pytest.mark.slow(group="export")
+def test_what_misses_a_bar_is_not_written(checkpoint, tmp_path):
     """Packages that compute something else than the model are refused, and nothing of them is left."""
-    write(tmp_path / "weights.pt", PRESETS["tiny"], seed=3)
     with pytest.raises(ExportError, match="flipped mask pixels"):  # 5.2% of this preset's noise, and the bar is 5%
-        export_coreml(tmp_path / "weights.pt", tmp_path / "out", compress="palette6")
-    assert not (tmp_path / "out").exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"weights.pt"}
+        export_coreml(checkpoint, tmp_path / "out", compress="palette6")
+    assert not list(tmp_path.iterdir())
+
+
+def test_example(coreml_folder, tmp_path, photo, predictor, monkeypatch):
+    """coremltools runs models on macOS only: its part is taken by the interpreter."""
+
+    class Model(MilProgram):
+        def get_spec(self):
+            return self.spec
+
+        def predict(self, inputs):
+            image = inputs.pop("image", None)
+            if image is not None:
+                inputs["image"] = np.asarray(image, np.float32).transpose(2, 0, 1)[None]
+            return self(**inputs)
+
+    (tmp_path / "coreml").symlink_to(coreml_folder)
+    stand_in = types.SimpleNamespace(models=types.SimpleNamespace(MLModel=lambda path: Model(tmp_path / path)))
+    models = {"coreml/encoder.mlpackage", "coreml/decoder.mlpackage"}
+    assert models <= set(re.findall(r'MLModel\("(.*?)"\)', EXAMPLES["coreml"]))
+    code = EXAMPLES["coreml"].replace("import coremltools\n", "")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/export.md", "exec"), {"coremltools": stand_in})
+    assert agreement(predictor, photo, tmp_path) > 0.98
 
 
 @pytest.mark.slow(group="export")

@@ -8,8 +8,6 @@ import types
 
 import pytest
 
-pytest.importorskip("torch")
-
 from convert import __main__ as command
 from convert.export import coreml_bench
 from convert.export.coreml_bench import Benchmark, Timing, cost_shares, measure, read_report, repeat
@@ -99,6 +97,10 @@ def test_bad_files_in_one_line(folder, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run(monkeypatch, folder, "--import-report", folder / "none.json")
     assert capsys.readouterr().err.startswith("error: no report at")
+
+
+@pytest.mark.torch
+def test_bad_packages_in_one_line(folder, monkeypatch, capsys):
     pytest.importorskip("coremltools")
     monkeypatch.undo()
     (folder / "report.json").write_text(json.dumps(REPORT))
@@ -112,7 +114,7 @@ def test_bad_files_in_one_line(folder, monkeypatch, capsys):
 def test_statistics(monkeypatch):
     """The first call does not count."""
     clock = iter([0, 0.010, 1, 1.030, 2, 2.020])
-    monkeypatch.setattr(coreml_bench.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(coreml_bench, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
     calls = []
     minimum, median = repeat(lambda: calls.append(1), runs=3)
     assert len(calls) == 4
@@ -179,6 +181,7 @@ def test_measure_asks_for_every_choice(folder, monkeypatch):
     assert dataclasses.asdict(found.shares[0])["part"] == "encoder"
 
 
+@pytest.mark.torch
 def test_example_inputs():
     """What a package asks for: an image of its size, arrays of theirs."""
     coremltools = pytest.importorskip("coremltools")

@@ -2,14 +2,13 @@
 
 import pytest
 
-pytest.importorskip("torch")
 pytest.importorskip("litert_torch")
 
 from convert.export.litert import export_litert
 from convert.synthetic import write
 from repvit_sam_jax import PRESETS
 
-pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.torch, pytest.mark.slow(group="export"), pytest.mark.filterwarnings("ignore")]
 
 
 def test_tiny(checkpoint, tmp_path):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -14,14 +15,33 @@ from convert.digest import sha256  # noqa: E402
 from convert.export import onnx as exporter  # noqa: E402
 from convert.export.source import read_source  # noqa: E402
 from convert.synthetic import synthetic_image, write  # noqa: E402
-from repvit_sam_jax import PRESETS, CheckpointError, SamPredictor, cli, load  # noqa: E402
+from repvit_sam_jax import PRESETS, CheckpointError, cli  # noqa: E402
 from repvit_sam_jax.runtimes.onnx import OnnxPredictor  # noqa: E402
+from tests.helpers.examples import EXAMPLES, agreement, run  # noqa: E402
 from tests.helpers.measures import relative_rms  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
 
-def test_report_and_metadata(onnx_folder, checkpoint):
+@pytest.fixture(scope="module")
+def programs():
+    """What PyTorch's exporter makes of the encoder and the decoder, in this order, when `onnx_folder` is there."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(shallow, programs, tmp_path_factory):
+    def recorded(*given, **options):
+        programs.append(export(*given, **options))
+        return programs[-1]
+
+    export, folder = torch.onnx.export, tmp_path_factory.mktemp("onnx") / "onnx"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", recorded)
+        return folder, exporter.export_onnx(shallow, folder, full_size=True)
+
+
+def test_report_and_metadata(onnx_folder, shallow):
     folder, report = onnx_folder
     assert report.passed
     assert {row.case for row in report.rows} >= {"point", "box", "points, mask", "5 prompts", "96 x 128", "161 x 64"}
@@ -29,7 +49,7 @@ def test_report_and_metadata(onnx_folder, checkpoint):
         session = onnxruntime.InferenceSession(folder / f"{name}.onnx")
         about = session.get_modelmeta().custom_metadata_map
         assert about["preset"] == "tiny"
-        assert about["source_sha256"] == sha256(checkpoint)
+        assert about["source_sha256"] == sha256(shallow)
         assert about["image_size"] == "128"
         assert all(name in folder_names(folder) for name in ("encoder.onnx", "decoder.onnx"))
 
@@ -38,30 +58,31 @@ def folder_names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_every_convolution_is_fused(onnx_folder, checkpoint):
+def test_every_convolution_is_fused(onnx_folder, shallow):
     import onnx
 
     nodes = [node.op_type for node in onnx.load(onnx_folder[0] / "encoder.onnx").graph.node]
-    twin = read_source(checkpoint).twin()
+    twin = read_source(shallow).twin()
     assert nodes.count("Conv") == sum(type(m).__name__ == "Conv2d" for m in twin.image_encoder.modules())
     assert nodes.count("BatchNormalization") == 0
 
 
-def test_gate_catches_other_weights(onnx_folder, checkpoint, tmp_path, monkeypatch):
+def test_gate_catches_other_weights(onnx_folder, other, tmp_path, monkeypatch):
     """And a failed export leaves nothing."""
-    write(tmp_path / "other.pt", PRESETS["tiny"], seed=4)
     for part in ("encoder", "decoder"):
         copy = lambda twin, path, *_, **__: path.write_bytes((onnx_folder[0] / path.name).read_bytes())
         monkeypatch.setattr(exporter, f"export_{part}", copy)
     with pytest.raises(ValueError, match=r"tiny in onnx is past tolerance in .* was not written: .*; `convert parity`"):
-        exporter.export_onnx(tmp_path / "other.pt", tmp_path / "out")
-    assert folder_names(tmp_path) == ["other.pt"]
+        exporter.export_onnx(other, tmp_path / "out")
+    assert folder_names(tmp_path) == ["other.safetensors"]
 
 
-def test_weights_beside_the_file(checkpoint, tmp_path, monkeypatch):
+def test_weights_beside_the_file(shallow, onnx_folder, programs, tmp_path, monkeypatch):
     """As ViT-H's are, whose encoder is larger than a file of ONNX may be; they move with it."""
     monkeypatch.setattr(exporter, "LARGEST", 1000)
-    assert exporter.export_onnx(checkpoint, tmp_path / "out").passed
+    made = iter(programs)
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: next(made))
+    assert exporter.export_onnx(shallow, tmp_path / "out").passed
     names = ["decoder.onnx", "decoder.onnx.data", "encoder.onnx", "encoder.onnx.data"]
     assert folder_names(tmp_path / "out") == names
     (tmp_path / "out").rename(tmp_path / "moved")
@@ -71,27 +92,39 @@ def test_weights_beside_the_file(checkpoint, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def predictors(onnx_folder, checkpoint):
-    return OnnxPredictor(onnx_folder[0]), SamPredictor(*load(checkpoint.with_suffix(".safetensors")))
+def predictors(onnx_folder, predictor):
+    return OnnxPredictor(onnx_folder[0]), predictor
 
 
-@pytest.mark.parametrize("multimask_output", [True, False])
+PROMPTS = {
+    "point": {"point_coords": [[20, 30]], "point_labels": [1]},
+    "points": {"point_coords": [[20, 30], [50, 40], [60, 10]], "point_labels": [1, 0, -1]},
+    "box": {"box": [5, 5, 70, 50]},
+    "both": {"point_coords": [[20, 30]], "point_labels": [0], "box": [5, 5, 70, 50]},
+    "many": {"point_coords": [[[20, 30]], [[1, 2], [50, 40]], [[9, 9]]], "point_labels": [[1], [1, 0], [0]]},
+    "mask": {"mask_input": np.linspace(-3, 3, 32 * 32, dtype=np.float32).reshape(1, 32, 32)},
+    "masks": {
+        "point_coords": [[[20, 30]], [[50, 40]]],
+        "point_labels": [[1], [1]],
+        "mask_input": np.linspace(-3, 3, 2 * 32 * 32, dtype=np.float32).reshape(2, 1, 32, 32),
+    },
+}
+OFTEN = {("point", True), ("box", False), ("many", True), ("masks", False)}
+"""Each kind of prompt and each number of masks; every pair is asked among the slow tests."""
+
+
 @pytest.mark.parametrize(
-    "prompt",
+    ("prompt", "multimask_output"),
     [
-        {"point_coords": [[20, 30]], "point_labels": [1]},
-        {"point_coords": [[20, 30], [50, 40], [60, 10]], "point_labels": [1, 0, -1]},
-        {"box": [5, 5, 70, 50]},
-        {"point_coords": [[20, 30]], "point_labels": [0], "box": [5, 5, 70, 50]},
-        {"point_coords": [[[20, 30]], [[1, 2], [50, 40]], [[9, 9]]], "point_labels": [[1], [1, 0], [0]]},
-        {"mask_input": np.linspace(-3, 3, 32 * 32, dtype=np.float32).reshape(1, 32, 32)},
-        {
-            "point_coords": [[[20, 30]], [[50, 40]]],
-            "point_labels": [[1], [1]],
-            "mask_input": np.linspace(-3, 3, 2 * 32 * 32, dtype=np.float32).reshape(2, 1, 32, 32),
-        },
+        pytest.param(
+            PROMPTS[name],
+            several,
+            id=f"{name}-{several}",
+            marks=() if (name, several) in OFTEN else pytest.mark.slow(group="export"),
+        )
+        for name in PROMPTS
+        for several in (True, False)
     ],
-    ids=["point", "points", "box", "both", "many", "mask", "masks"],
 )
 def test_predictor_gives_what_jax_gives(predictors, prompt, multimask_output):
     found, expected = [], []
@@ -137,11 +170,11 @@ def rewrite_metadata(path, **changes):
     onnx.save(model, path)
 
 
-def test_segment_command(onnx_folder, checkpoint, tmp_path, monkeypatch, capsys):
+def test_segment_command(onnx_folder, shallow, tmp_path, monkeypatch, capsys):
     Image.fromarray(synthetic_image(60, 80)).save(tmp_path / "photo.png")
     monkeypatch.chdir(tmp_path)
     results = []
-    for weights, runtime in ((checkpoint.with_suffix(".safetensors"), "jax"), (onnx_folder[0], "onnx")):
+    for weights, runtime in ((shallow, "jax"), (onnx_folder[0], "onnx")):
         given = ["photo.png", "--point", "20,30", "--weights", str(weights), "--runtime", runtime, "--json"]
         monkeypatch.setattr(sys, "argv", ["repvit-sam", "segment", *given, "--out", f"{runtime}.png"])
         cli.main()
@@ -155,15 +188,24 @@ def test_segment_command(onnx_folder, checkpoint, tmp_path, monkeypatch, capsys)
     assert "--dtype is for the runtime jax" in capsys.readouterr().err
 
 
-def test_missing_extra(checkpoint, tmp_path, monkeypatch):
+def test_example(onnx_folder, tmp_path, photo, predictor):
+    """Pillow's resizing of logits is not PyTorch's to the last digit."""
+    (tmp_path / "onnx").symlink_to(onnx_folder[0])
+    # These files have a decoder for photos' sizes as well, which wants to know them.
+    code = EXAMPLES["onnx"].replace('"has_mask_input":', '"orig_im_size": np.ones(2, np.float32), "has_mask_input":')
+    run(code, tmp_path)
+    assert agreement(predictor, photo, tmp_path) > 0.999
+
+
+def test_missing_extra(shallow, tmp_path, monkeypatch):
     monkeypatch.setattr("convert.export.onnx.PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(ValueError, match=r"no_such_package not installed; .*pip install 'repvit-sam-jax\[export\]'"):
-        exporter.export_onnx(checkpoint, tmp_path / "out")
+        exporter.export_onnx(shallow, tmp_path / "out")
 
 
 @pytest.mark.slow(group="export")
 @pytest.mark.filterwarnings("ignore")
-def test_against_a_converter_of_jax(onnx_folder, checkpoint, tmp_path, monkeypatch):
+def test_against_a_converter_of_jax(onnx_folder, shallow, tmp_path, monkeypatch):
     """The JAX encoder itself, without PyTorch, through jax2onnx where that is installed."""
     jax2onnx = pytest.importorskip("jax2onnx")
     import jax
@@ -171,7 +213,7 @@ def test_against_a_converter_of_jax(onnx_folder, checkpoint, tmp_path, monkeypat
 
     # It knows no choice by platform: take what runs on accelerators.
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
-    source = read_source(checkpoint)
+    source = read_source(shallow)
     images = np.random.default_rng(0).normal(size=(1, 128, 128, 3)).astype(np.float32)
     model = jax2onnx.to_onnx(lambda images: source.model.encode(source.params, images), [images.shape])
     onnx.save(model, tmp_path / "jax.onnx")
@@ -180,6 +222,12 @@ def test_against_a_converter_of_jax(onnx_folder, checkpoint, tmp_path, monkeypat
     (found,) = theirs.run(None, {theirs.get_inputs()[0].name: images})
     (expected,) = ours.run(None, {"images": images.transpose(0, 3, 1, 2)})
     assert relative_rms(found, expected.transpose(0, 2, 3, 1)) < 1e-5
+
+
+@pytest.mark.slow(group="export")
+@pytest.mark.parametrize("full_size", [False, True])
+def test_tiny(checkpoint, tmp_path, full_size):
+    assert exporter.export_onnx(checkpoint, tmp_path / "out", full_size=full_size).passed
 
 
 @pytest.mark.slow(group="export")

@@ -1,9 +1,6 @@
-"""`jax.export` stablehlo_files: read back with JAX alone, for other numbers of images and prompts."""
+"""`jax.export` artifacts: read back with JAX alone, for other numbers of images and prompts."""
 
-import dataclasses
-import os
-import subprocess
-import sys
+import functools
 
 import jax
 import numpy as np
@@ -13,10 +10,20 @@ from convert.export import stablehlo
 from convert.export.source import read_source
 from convert.export.stablehlo import NUM_POINTS, export_stablehlo
 from convert.export.verify import ExportError
-from convert.synthetic import synthetic_image, write
-from repvit_sam_jax import PRESETS, Prompts, transforms
+from convert.synthetic import synthetic_image
+from repvit_sam_jax import Prompts, Sam, transforms
+from tests.helpers.examples import EXAMPLES, run
 
 pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def stablehlo_file(shallow, tmp_path_factory):
+    path = tmp_path_factory.mktemp("stablehlo") / "model.stablehlo"
+    report = export_stablehlo(shallow, path)
+    assert report.passed
+    assert len(report.rows) > 10
+    return path
 
 
 def prompts(b, p):
@@ -32,77 +39,88 @@ def test_platforms_and_symbolic_shapes(stablehlo_file):
     assert exported.out_avals[1].shape[2:] == (4, 32, 32)
 
 
-def test_loading_needs_jax_alone(stablehlo_file, checkpoint, tmp_path):
-    """In a process that may import nothing of this project, three images of two prompts each."""
+def test_loading_needs_jax_alone(stablehlo_file, shallow, tmp_path):
+    """In a process that may import nothing of this project: the example, then three images of two prompts each."""
+    (tmp_path / "model.stablehlo").symlink_to(stablehlo_file)
     images = transforms.preprocess([synthetic_image(96, 128, seed) for seed in range(3)], 128)
     coords, labels, valid = prompts(3, 2)
     np.savez(tmp_path / "given.npz", images=images, coords=coords, labels=labels, valid=valid)
     code = f"""
-import sys, jax, numpy as np
+{EXAMPLES["stablehlo"]}
+assert low_res_masks.shape == (2, 1, 4, 32, 32)
+import jax, numpy as np
+from pathlib import Path
 given = np.load("given.npz")
-exported = jax.export.deserialize(bytearray(open({str(stablehlo_file)!r}, "rb").read()))
+exported = jax.export.deserialize(bytearray(Path("model.stablehlo").read_bytes()))
 jax.config.update("jax_default_matmul_precision", "highest")
 results = jax.jit(exported.call)(*given.values())
 np.savez("found.npz", *results)
-assert not {{"repvit_sam_jax", "flax", "torch"}} & set(sys.modules)
 """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(code, tmp_path)
     embeddings, masks, iou = np.load(tmp_path / "found.npz").values()
-    source = read_source(checkpoint)
-    expected = source.model.encode(source.params, images)
+    source = read_source(shallow)
+    encode = functools.partial(jax.jit(Sam.encode, static_argnums=0), source.model, source.params)
+    expected = np.concatenate([encode(images[:2]), encode(images[1:])[1:]])  # by the program that the file was held to
     np.testing.assert_allclose(embeddings, expected, atol=2e-4)
-    expected_masks, expected_iou = source.model.decode_all(source.params, expected, Prompts(coords, labels, valid))
+    decode = jax.jit(Sam.decode_all, static_argnums=0)
+    expected_masks, expected_iou = decode(source.model, source.params, expected, Prompts(coords, labels, valid))
     np.testing.assert_allclose(masks, expected_masks, atol=2e-5)
     np.testing.assert_allclose(iou, expected_iou, atol=2e-5)
 
 
-@pytest.mark.parametrize("function", ["encode", "decode"])
-def test_halves(checkpoint, tmp_path, function):
-    report = export_stablehlo(checkpoint, tmp_path / "half", function=function, platforms=["cpu"], resolution=64)
+def test_a_half_of_more_weights_than_an_artifact_holds(shallow, tmp_path, monkeypatch):
+    """The decoder alone has less, and is written."""
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(read_source(shallow).params))
+    monkeypatch.setattr(stablehlo, "LARGEST", size - 1)
+    with pytest.raises(ValueError, match=r"tiny has 0\.0 GB of weights, and .* 2 GiB; `convert onnx` takes them"):
+        export_stablehlo(shallow, tmp_path / "whole")
+    report = export_stablehlo(shallow, tmp_path / "half", function="decode", platforms=["cpu"])
     assert report.passed
-    assert {row.stage for row in report.rows} == (
-        {"embedding"} if function == "encode" else {"low_res_masks", "iou_predictions"}
-    )
+    assert {row.stage for row in report.rows} == {"low_res_masks", "iou_predictions"}
+    assert [path.name for path in tmp_path.iterdir()] == ["half"]
 
 
-def test_without_cpu_it_is_compared_all_the_same(checkpoint, tmp_path, monkeypatch):
+def test_without_cpu_it_is_compared_all_the_same(shallow, other, tmp_path, monkeypatch):
     """By the same function lowered for the CPU as well; what is written is for the TPU alone."""
-    export_ = lambda path: export_stablehlo(checkpoint, path, function="encode", platforms=["tpu"], resolution=64)
-    report = export_(tmp_path / "half")
+    made = {}
+
+    def recording(source, function, platforms):
+        return made.setdefault(tuple(platforms), serialize(source, function, platforms))
+
+    export_ = lambda weights, path: export_stablehlo(weights, path, function="encode", platforms=["tpu"])
+    serialize = stablehlo.serialize
+    monkeypatch.setattr(stablehlo, "serialize", recording)
+    report = export_(shallow, tmp_path / "half")
     assert [row.stage for row in report.rows] == ["embedding"]
     assert report.passed
     assert jax.export.deserialize(bytearray((tmp_path / "half").read_bytes())).platforms == ("tpu",)
-    faithful = stablehlo.serialize
-    halved = lambda source: dataclasses.replace(source, params=jax.tree.map(lambda x: x / 2, source.params))
-    monkeypatch.setattr(stablehlo, "serialize", lambda source, *rest: faithful(halved(source), *rest))
+    assert set(made) == {("tpu",), ("cpu", "tpu")}
+    monkeypatch.setattr(stablehlo, "serialize", lambda _source, _function, platforms: made[tuple(platforms)])
     with pytest.raises(ExportError, match="past tolerance in 1 comparisons and was not written"):
-        export_(tmp_path / "other")
-    assert [path.name for path in tmp_path.iterdir()] == ["half"]
+        export_(other, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "other.safetensors"]
 
 
-def test_more_weights_than_an_artifact_holds(checkpoint, tmp_path, monkeypatch):
-    """The decoder alone has less, and is written."""
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(read_source(checkpoint).params))
-    monkeypatch.setattr(stablehlo, "LARGEST", size - 1)
-    with pytest.raises(ValueError, match=r"tiny has 0\.0 GB of weights, and .* 2 GiB; `convert onnx` takes them"):
-        export_stablehlo(checkpoint, tmp_path / "whole")
-    export_stablehlo(checkpoint, tmp_path / "half", function="decode", platforms=["cpu"], resolution=64)
-    assert [path.name for path in tmp_path.iterdir()] == ["half"]
-
-
-def test_refuses(checkpoint, stablehlo_file, tmp_path, monkeypatch):
+def test_refuses(shallow, other, stablehlo_file, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--platforms takes some of cpu,cuda,rocm,tpu, got xpu"):
-        export_stablehlo(checkpoint, tmp_path / "out", platforms=["cpu", "xpu"])
+        export_stablehlo(shallow, tmp_path / "out", platforms=["cpu", "xpu"])
     with pytest.raises(ValueError, match="is a folder; give the name of a file"):
-        export_stablehlo(checkpoint, tmp_path)
-    before = checkpoint.read_bytes()
+        export_stablehlo(shallow, tmp_path)
+    before = shallow.read_bytes()
     with pytest.raises(ValueError, match="has the name of a checkpoint"):
-        export_stablehlo(checkpoint, checkpoint)
-    assert checkpoint.read_bytes() == before
-    write(tmp_path / "other.pt", PRESETS["tiny"], seed=4)
+        export_stablehlo(shallow, shallow)
+    assert shallow.read_bytes() == before
     monkeypatch.setattr(stablehlo, "serialize", lambda *_: bytearray(stablehlo_file.read_bytes()))
     with pytest.raises(ValueError, match="tiny in stablehlo is past tolerance"):
-        export_stablehlo(tmp_path / "other.pt", tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
+        export_stablehlo(other, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
+
+
+@pytest.mark.slow(group="export")
+@pytest.mark.parametrize("function", ["segment", "encode", "decode"])
+def test_tiny(checkpoint, tmp_path, function):
+    options = {} if function == "segment" else {"platforms": ["cpu"], "resolution": 64}
+    report = export_stablehlo(checkpoint, tmp_path / "out", function=function, **options)
+    assert report.passed
+    stages = {"encode": {"embedding"}, "decode": {"low_res_masks", "iou_predictions"}}
+    assert {row.stage for row in report.rows} == stages.get(function, set.union(*stages.values()))

@@ -1,18 +1,21 @@
 """`repvit-sam segment` and `everything`, from photo to PNG."""
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import repvit_sam_jax
 from repvit_sam_jax import PRESETS, SamAutomaticMaskGenerator, SamPredictor, __version__, checkpoint, cli, load
+from repvit_sam_jax.cli import common
 from repvit_sam_jax.overlay import draw_masks, draw_overlay
-from tests.helpers.processes import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +179,79 @@ print(json.dumps([events["cache_hits"], events["cache_misses"]]), file=sys.stder
     return noise, *json.loads(counts)
 
 
+@pytest.mark.parametrize("command", ["segment", "segment a folder", "everything", "classify"])
+@pytest.mark.parametrize(
+    ("flag", "of_jax", "expected"),
+    [
+        ([], None, ...),
+        ([], "jax", "jax"),
+        ([], "", None),
+        (["--compile-cache", "flag"], "jax", "flag"),
+        (["--compile-cache", "None"], "jax", None),
+    ],
+    ids=["user", "environment", "empty environment", "flag", "no cache"],
+)
+def test_where_compiled_programs_are_kept(photo, monkeypatch, capsys, command, flag, of_jax, expected):
+    """In the folder that the flag says, else JAX's own variable, else in the user's cache."""
+    monkeypatch.chdir(photo.parent)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(photo.parent / "user"))
+    monkeypatch.delenv(CACHE) if of_jax is None else monkeypatch.setenv(CACHE, of_jax)
+    monkeypatch.setattr(repvit_sam_jax, "cli", cli)
+    for name in [name for name in sys.modules if name.startswith("repvit_sam_jax.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    asked = []
+
+    def use(folder):
+        asked.append(folder)
+        raise ValueError("that is all")
+
+    afresh, name = importlib.import_module("repvit_sam_jax.cli"), command.split()[0]
+    monkeypatch.setattr(sys.modules[f"repvit_sam_jax.cli.{name}"], "use_compile_cache", use)
+    given = {
+        "segment": ["photo.png", "--point", "3,4"],
+        "segment a folder": [".", "--point", "3,4"],
+        "everything": ["photo.png", "--out", "out"],
+        "classify": ["photo.png", "--weights", "weights.safetensors"],
+    }
+    monkeypatch.setattr(sys, "argv", ["repvit-sam", name, *given[command], *flag])
+    with pytest.raises(SystemExit, match="1"):
+        afresh.main()
+    assert asked == [str(photo.parent / "user" / "repvit-sam") if expected is ... else expected]
+    assert capsys.readouterr().err == "error: that is all\n"
+
+
+@pytest.fixture
+def jax_settings():
+    """JAX's settings of its cache, as they were when the test is over."""
+    names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+    before = {name: getattr(jax.config, name) for name in names}
+    yield jax.config
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_folders_of_compiled_programs(tmp_path, monkeypatch, capsys, jax_settings):
+    jax_settings.update("jax_persistent_cache_min_compile_time_secs", 1)
+    common.use_compile_cache(str(tmp_path / "new" / "deep"))
+    assert jax_settings.jax_compilation_cache_dir == str(tmp_path / "new" / "deep")
+    assert jax_settings.jax_persistent_cache_min_compile_time_secs == 0
+    assert (tmp_path / "new" / "deep").stat().st_mode & 0o777 == 0o700
+    assert list((tmp_path / "new" / "deep").iterdir()) == []
+    common.use_compile_cache(None)
+    assert jax_settings.jax_compilation_cache_dir is None
+    assert capsys.readouterr() == ("", "")
+
+    (tmp_path / "file").touch()
+    jax_settings.update("jax_compilation_cache_dir", str(tmp_path / "new"))
+    common.use_compile_cache(str(tmp_path / "file"))
+    assert jax_settings.jax_compilation_cache_dir is None
+    printed, errors = capsys.readouterr()
+    (line,) = errors.splitlines()
+    assert printed == ""
+    assert line.startswith(f"warning: compiled programs are not kept in {tmp_path / 'file'}: ")
+
+
+@pytest.mark.slow(group="use")
 def test_a_second_run_compiles_nothing(weights, photo, tmp_path):
     """The folder is the user's cache, the one that JAX is told in the environment, or the flag's."""
     given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", tmp_path / "mask.png"]
@@ -193,6 +269,7 @@ def test_a_second_run_compiles_nothing(weights, photo, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow(group="use")
 def test_without_a_compile_cache(weights, photo, tmp_path):
     given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", tmp_path / "mask.png"]
     environment = {"XDG_CACHE_HOME": str(tmp_path / "user"), CACHE: str(tmp_path / "jax")}
@@ -308,23 +385,11 @@ def test_an_earlier_mask_stays_when_the_new_one_can_not_be_written(weights, phot
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.png", "photo.png"]
 
 
-def test_a_cache_in_a_bucket_is_left_to_jax(tmp_path):
-    program = """
-import os
-from repvit_sam_jax.cli import common
-common.use_compile_cache(common.COMPILE_CACHE)
-import jax
-print(jax.config.jax_compilation_cache_dir, os.listdir())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, CACHE: "gs://bucket/cache", "PYTHONPATH": str(ROOT)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stdout) == (0, "gs://bucket/cache []\n"), done.stderr
+def test_a_cache_in_a_bucket_is_left_to_jax(tmp_path, monkeypatch, jax_settings):
+    monkeypatch.chdir(tmp_path)
+    common.use_compile_cache("gs://bucket/cache")
+    assert jax_settings.jax_compilation_cache_dir == "gs://bucket/cache"
+    assert not list(tmp_path.iterdir())
 
 
 def test_interruption_ends_without_a_traceback(photo, tmp_path, monkeypatch, capsys):

@@ -62,6 +62,7 @@ def test_any_number_of_processes_reads_the_same_batches(request, folder, count):
     assert_equal(joined([take(one_pass(source, CONFIG, 4, reading=r)) for r in readings]), passed)
 
 
+@pytest.mark.slow(group="train")
 def test_workers_read_the_same_batches(damaged):
     source = open_source(damaged)
     expected = take(batches(source, CONFIG, 4, seed=7, start=3), 5)

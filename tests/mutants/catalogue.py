@@ -1,0 +1,13 @@
+"""All mutants: those of the library, of the converter, of training, of evaluation and of the benchmarks."""
+
+from __future__ import annotations
+
+from . import converting, library, masks_and_prompts, training
+from .mutant import Mutant
+
+MUTANTS: tuple[Mutant, ...] = (
+    *library.MUTANTS,
+    *masks_and_prompts.MUTANTS,
+    *converting.MUTANTS,
+    *training.MUTANTS,
+)

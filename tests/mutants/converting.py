@@ -1,0 +1,182 @@
+"""Mistakes in the converter, its exports and its checks, in evaluation and in the benchmarks."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+_LAYOUTS = "convert/layouts.py"
+_KEYMAP = "tests/convert/test_keymap.py"
+_READING = "tests/convert/bad_checkpoints/test_reading.py"
+_EXPORTS = "tests/convert/export"
+_PROTOCOL = "tests/evals/test_protocols.py::test_protocol_equals_a_plain_one"
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        name="linear-kernels-not-transposed",
+        file=_LAYOUTS,
+        old='"linear": Layout((1, 0)),',
+        new='"linear": Layout(),',
+        tests=(f"{_KEYMAP}::test_conv_layouts_put_axes_where_they_belong",),
+    ),
+    Mutant(
+        name="transposed-convolutions-lie-on-their-side",
+        file=_LAYOUTS,
+        old='"conv_transpose": Layout((0, 2, 3, 1)),',
+        new='"conv_transpose": Layout((0, 3, 2, 1)),',
+        tests=(f"{_KEYMAP}::test_conv_layouts_put_axes_where_they_belong",),
+    ),
+    Mutant(
+        name="mean-and-variance-exchanged",
+        file="convert/keymap.py",
+        old=(
+            'running_mean", f"batch_stats/{jax}/mean", "same")\n'
+            '    yield Rule(f"{torch}.running_var", f"batch_stats/{jax}/var", "same")'
+        ),
+        new=(
+            'running_mean", f"batch_stats/{jax}/var", "same")\n'
+            '    yield Rule(f"{torch}.running_var", f"batch_stats/{jax}/mean", "same")'
+        ),
+        tests=("tests/convert/test_parity.py::test_tiny_is_within_tolerance",),
+    ),
+    Mutant(
+        name="half-precision-not-upcast",
+        file="convert/from_torch.py",
+        old="(value.float() if value.is_floating_point() else value).detach()",
+        new="(value.float() if value.dtype == torch.bfloat16 else value).detach()",
+        tests=(f"{_READING}::test_half_precision_is_upcast_exactly",),
+    ),
+    Mutant(
+        name="pickled-objects-are-loaded",
+        file="convert/from_torch.py",
+        old="weights_only=True",
+        new="weights_only=False",
+        tests=(f"{_READING}::test_nothing_is_executed",),
+    ),
+    Mutant(
+        name="nan-passes-parity",
+        file="convert/report.py",
+        old="return bool(self.relative <= self.tolerance)",
+        new="return not self.relative > self.tolerance",
+        tests=("tests/convert/test_parity.py::test_nan_never_passes",),
+    ),
+    Mutant(
+        name="failed-parity-exits-with-0",
+        file="convert/__main__.py",
+        old="if not report.passed:\n        raise SystemExit(1)",
+        new="if not report.passed:\n        raise SystemExit(0)",
+        tests=("tests/convert/test_parity.py::test_command_exits_with_1_past_tolerance",),
+    ),
+    Mutant(
+        name="twin-fused-without-its-1x1-branch",
+        file="convert/torch_models/repvit.py",
+        old="weight[:, :, 1, 1] += self.conv1.weight.double()[:, :, 0, 0] + 1.0",
+        new="weight[:, :, 1, 1] += 1.0",
+        tests=("tests/convert/test_conversion.py::test_twin_fuse_keeps_the_function",),
+    ),
+    Mutant(
+        name="digest-of-a-download-not-compared",
+        file="convert/download.py",
+        old='known = None if expected_sha256 is None else f"sha256:{expected_sha256.lower()}"',
+        new="known = None",
+        tests=("tests/convert/test_download.py::test_other_digest",),
+    ),
+    Mutant(
+        name="exports-pass-their-gate",
+        file="convert/export/verify.py",
+        old="if report.passed:\n        return report",
+        new="if report.rows:\n        return report",
+        tests=(f"{_EXPORTS}/test_onnx.py::test_gate_catches_other_weights",),
+    ),
+    Mutant(
+        name="exported-background-points-have-no-place",
+        file="convert/export/modules.py",
+        old="(point_labels >= 0)[..., None]",
+        new="(point_labels > 0)[..., None]",
+        tests=(f"{_EXPORTS}/test_onnx.py::test_report_and_metadata",),
+    ),
+    Mutant(
+        name="artifact-counts-padding-points",
+        file="convert/export/stablehlo.py",
+        old="return jax.vmap(decode_one)(coords, labels, valid)",
+        new="return jax.vmap(decode_one)(coords, labels, jnp.ones_like(valid))",
+        tests=(f"{_EXPORTS}/test_stablehlo.py::test_platforms_and_symbolic_shapes",),
+    ),
+    Mutant(
+        name="interpreter-of-coreml-rounds-gelu-to-tanh",
+        file="convert/export/mil_ops.py",
+        old='approximate="none" if mode == "EXACT" else "tanh"',
+        new='approximate="tanh"',
+        tests=(f"{_EXPORTS}/test_coreml.py::test_interpreter_against_pytorch",),
+        missed="the bars of float16 are wider than the difference",
+    ),
+    Mutant(
+        name="interpreter-of-coreml-forgets-biases",
+        file="convert/export/mil_ops.py",
+        old='functional.conv2d(i["x"], i["weight"], i.get("bias"), strides',
+        new='functional.conv2d(i["x"], i["weight"], None, strides',
+        tests=(f"{_EXPORTS}/test_coreml.py::test_interpreter_against_pytorch",),
+    ),
+    Mutant(
+        name="positions-in-float16-for-coreml",
+        file="convert/export/coreml.py",
+        old="op_selector=lambda op: not _feeds_sine(op)",
+        new="op_selector=lambda op: True",
+        tests=(f"{_EXPORTS}/test_coreml.py::test_positions_are_float32",),
+    ),
+    Mutant(
+        name="iou-of-empty-masks-is-nan",
+        file="evals/metrics.py",
+        old="xp.maximum((a | b).sum((-2, -1)), 1).astype(np.float32)",
+        new="xp.asarray((a | b).sum((-2, -1))).astype(np.float32)",
+        tests=("tests/evals/test_metrics.py::test_iou_is_that_of_pycocotools",),
+    ),
+    Mutant(
+        name="height-and-width-of-content-exchanged",
+        file="evals/metrics.py",
+        old="inside[:, 0, :, None] & inside[:, 1, None, :]",
+        new="inside[:, 1, :, None] & inside[:, 0, None, :]",
+        tests=("tests/evals/test_metrics.py::test_valid_positions_are_those_of_a_bilinear_shrink",),
+    ),
+    Mutant(
+        name="oracle-takes-the-mean-of-three",
+        file="evals/protocols.py",
+        old="reference[kind]).max(-1)[batch.kept]",
+        new="reference[kind]).mean(-1)[batch.kept]",
+        tests=(_PROTOCOL,),
+    ),
+    Mutant(
+        name="clicks-for-the-smaller-error",
+        file="evals/protocols.py",
+        old="foreground = inside[0] >= outside[0]",
+        new="foreground = inside[0] <= outside[0]",
+        tests=(_PROTOCOL,),
+    ),
+    Mutant(
+        name="baselines-are-tuned-on-worst-settings",
+        file="evals/baselines.py",
+        old="radius = max(_RADII, key=",
+        new="radius = min(_RADII, key=",
+        tests=("tests/evals/test_baselines.py::test_tuning_takes_the_best",),
+    ),
+    Mutant(
+        name="benchmark-accepts-nan",
+        file="benchmarks/harness.py",
+        old="if not difference <= candidate.tolerance:",
+        new="if difference > candidate.tolerance:",
+        tests=("tests/benchmarks/test_benchmarks.py::test_wrong_answers_stop_the_benchmark",),
+    ),
+    Mutant(
+        name="candidates-do-not-take-turns",
+        file="benchmarks/harness.py",
+        old="for _ in range(rounds):\n        for candidate in candidates:",
+        new="for candidate in candidates:\n        for _ in range(rounds):",
+        tests=("tests/benchmarks/test_benchmarks.py::test_candidates_take_turns_after_a_warm_up",),
+    ),
+    Mutant(
+        name="ratios-upside-down",
+        file="benchmarks/harness.py",
+        old='times[a]["median"] / times[b]["median"]',
+        new='times[b]["median"] / times[a]["median"]',
+        tests=("tests/benchmarks/test_benchmarks.py::test_ratios",),
+    ),
+)
