@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 
 import jax
 import numpy as np
 
+from tests.helpers.micro import ENCODER
 from train import state, step
 from train.optim import make_optimizer
 from train.teacher import abstract_teacher, load_teacher
@@ -62,3 +65,14 @@ def make_batch(rng, b=4, k=5) -> dict[str, np.ndarray]:
         "boxes": (corners * valid[..., None]).astype(np.float32),
         "valid": valid,
     }
+
+
+SAVED_ONCE = dataclasses.replace(ENCODER, checkpoint_every=100)
+"""A recipe that differs from `ENCODER` in nothing that enters a step."""
+
+PEAK, WORK = 1e10, 3e8
+"""Operations a second of a made-up device, and of a made-up step."""
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -9,7 +9,7 @@ _DECODER = "repvit_sam_jax/mask_decoder.py"
 _PROMPTS = "repvit_sam_jax/prompt_encoder.py"
 _TRANSFORMER = "repvit_sam_jax/transformer.py"
 _BATCH_NORM = "tests/repvit_sam_jax/test_layers.py::test_batch_norm_follows_pytorch_through_training_and_evaluation"
-_STEM = "tests/repvit_sam_jax/test_layers.py::test_stem_in_strips_and_in_blocks_equals_the_whole[5-float32]"
+_STEM = "tests/repvit_sam_jax/test_layers.py::test_stem_in_strips_and_in_blocks_equals_the_whole"
 _PYTORCH = "tests/repvit_sam_jax/test_decoder.py::test_equals_pytorch"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -46,12 +46,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_LAYERS,
         old="self.norm1 = LayerNorm(cout, epsilon=1e-6, dtype=dtype, rngs=rngs)",
         new="self.norm1 = LayerNorm(cout, epsilon=1e-5, dtype=dtype, rngs=rngs)",
-        tests=(
-            "tests/repvit_sam_jax/encoders/test_vit.py::test_parity_per_stage",
-            "tests/repvit_sam_jax/encoders/test_tiny_vit.py::test_parity_per_stage[128]",
-            "tests/repvit_sam_jax/test_golden.py::test_deploy_form",
-        ),
-        missed="with random weights it moves an embedding by less than rounding may",
+        tests=("tests/repvit_sam_jax/test_layers.py::test_norms_of_the_neck_equal_pytorch",),
     ),
     Mutant(
         name="gates-of-chunks-interleaved",
@@ -149,7 +144,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file="repvit_sam_jax/sam.py",
         old="masks = None if prompts.masks is None else jnp.asarray(prompts.masks)",
         new="masks = None",
-        tests=(f"{_PYTORCH}[masks-True]",),
+        tests=(f"{_PYTORCH}[masks alone, one prompt-True]",),
     ),
     Mutant(
         name="padding-tokens-are-attended",
@@ -163,14 +158,14 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_TRANSFORMER,
         old="layer.share(image if layer.first else None, image_pe)",
         new="layer.share(image, image_pe)",
-        tests=("tests/repvit_sam_jax/test_decoder.py::test_equals_the_plain_order_stage_by_stage[point]",),
+        tests=("tests/repvit_sam_jax/test_decoder.py::test_equals_the_plain_order_stage_by_stage",),
     ),
     Mutant(
         name="bias-of-values-lost-when-tokens-are-first",
         file=_TRANSFORMER,
         old="self._split(kernel)) + bias.reshape(h, 1, -1)",
         new="self._split(kernel))",
-        tests=(f"{_PYTORCH}[one prompt-True]",),
+        tests=(_PYTORCH,),
     ),
     Mutant(
         name="upscaling-layer-norm-epsilon",
@@ -224,7 +219,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_DECODER,
         old="(wanted.sum(1).max() + size - 1) // size",
         new="wanted.sum(1).max() // size",
-        tests=("tests/repvit_sam_jax/test_decoder.py::test_masks_of_prompts_with_a_promising_one[1-kinds0-64]",),
+        tests=("tests/repvit_sam_jax/test_decoder.py::test_masks_of_prompts_with_a_promising_one",),
     ),
     Mutant(
         name="identity-branch-not-fused",

@@ -21,7 +21,6 @@ class Mutant:
       new: the wrong one.
       tests: targets of pytest of which one should fail, the cheapest first.
       slow: tests that are marked as slow are run too.
-      missed: why no test notices it so far; empty for one that is to be caught.
     """
 
     name: str
@@ -30,13 +29,11 @@ class Mutant:
     new: str
     tests: tuple[str, ...]
     slow: bool = False
-    missed: str = ""
 
     @property
     def digest(self) -> str:
         """Changes with every field that a run depends on."""
-        fields = dataclasses.asdict(dataclasses.replace(self, missed=""))
-        return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(dataclasses.asdict(self)).encode()).hexdigest()[:16]
 
     def mutated(self, root: Path) -> str:
         """The file with the mistake.

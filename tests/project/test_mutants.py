@@ -1,6 +1,5 @@
 """The list of deliberate mistakes fits the code, and a tenth of it, another one every day, is noticed by the tests."""
 
-import dataclasses
 import datetime
 import os
 
@@ -8,7 +7,7 @@ import pytest
 
 from tests.helpers.processes import ROOT
 from tests.mutants import runner
-from tests.mutants.__main__ import choose, main, read, summary, unexpected, write
+from tests.mutants.__main__ import choose, main, read, summary, write
 from tests.mutants.catalogue import MUTANTS
 from tests.mutants.mutant import Mutant
 from tests.mutants.runner import Outcome
@@ -57,12 +56,6 @@ def test_choice_and_outcomes(tmp_path):
     outcomes = [Outcome("a", "caught", 1.5, "tests/x.py::test_y", "0"), Outcome("b", "missed", 2.0, "", "1")]
     write(tmp_path / "found.json", outcomes)
     assert [Outcome(**one) for one in read(tmp_path / "found.json")] == outcomes
-    a, b = (Mutant(one.name, "x.py", "0", "1", ("tests/x.py",)) for one in outcomes)
-    assert unexpected([a, b], outcomes) == outcomes[1:]
-    b = dataclasses.replace(b, missed="nobody looks")
-    assert unexpected([a, b], outcomes) == []
-    broken = dataclasses.replace(outcomes[1], outcome="broken")
-    assert unexpected([a, b], [broken]) == [broken]
     assert summary(outcomes) == "1 of 2 caught, 1 missed"
     assert str(outcomes[0]) == "caught    1.5 s  a  (tests/x.py::test_y)"
 
@@ -98,7 +91,7 @@ def test_a_tenth_is_caught():
         runner.check_unchanged(folder, chosen)
         found = [runner.run(mutant, folder) for mutant in chosen]
     print(*found, sep="\n")
-    assert unexpected(chosen, found) == []
+    assert [one.name for one in found if one.outcome != "caught"] == []
 
 
 def test_list(capsys):

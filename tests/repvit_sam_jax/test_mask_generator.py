@@ -408,6 +408,7 @@ def test_few_points_are_padded_to_a_power_of_two(make, monkeypatch):
     assert make(points_per_side=3, crop_n_layers=1).count_points(image) == 45
 
 
+@pytest.mark.slow(group="use")
 def test_benchmark(tiny, monkeypatch):
     """On the tiny preset; no times are asserted. All records agree, and too few of them end the run."""
     agreement, shares = everything.agreement, []

@@ -1,4 +1,4 @@
-"""Checkpoints on a disk that is full."""
+"""Which checkpoints there are, and what is left when the disk is full."""
 
 import dataclasses
 import multiprocessing
@@ -14,6 +14,17 @@ from tests.helpers import micro
 from train import state
 from train.checkpoints import Checkpoints
 from train.optim import make_optimizer
+
+
+def test_the_best_is_the_one_with_the_highest_score(tmp_path):
+    """Of those that are kept; one without a score is not asked."""
+    start = state.create(micro.ENCODER, {"image_encoder": {"bias": jnp.ones(2)}}, make_optimizer(micro.ENCODER, 8))
+    with Checkpoints(tmp_path, write=True) as checkpoints:
+        assert checkpoints.best is None
+        for step, score in ((1, 0.5), (2, 0.75), (3, 0.25), (4, None)):
+            checkpoints.save(dataclasses.replace(start, step=jnp.asarray(step, jnp.int32)), score)
+        checkpoints.wait()
+        assert (checkpoints.best, checkpoints.latest) == (2, 4)
 
 
 def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path):

@@ -7,77 +7,17 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 
-import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors import safe_open
 
-from repvit_sam_jax import load
 from repvit_sam_jax.config import MODELS
 from tests.helpers.micro import ENCODER
 from tests.helpers.photos import annotations, jpeg, photo_and_masks, write_tar
-from tests.helpers.processes import EIGHT_DEVICES, ROOT
-from tests.helpers.programs import recorded_compilations
-from tests.helpers.training import arguments_of, prepare, unlike
-from train import __main__ as command
-from train import data, embeddings, loop, shards
-from train.export import export
+from tests.helpers.training import PEAK, WORK, arguments_of, lines, prepare, unlike
+from train import data, loop, shards
 from train.loop import Inputs, TrainingError, train
-from train.recipe import to_json
-from train.state import initial_params
-from train.teacher import load_teacher
-
-SAVED_ONCE = dataclasses.replace(ENCODER, checkpoint_every=100)
-
-
-@pytest.fixture(scope="module")
-def inputs(photos):
-    return Inputs((photos,))
-
-
-@pytest.fixture(scope="module")
-def whole(inputs, tmp_path_factory):
-    """A run without interruption: its folder and its last state."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    return run, jax.device_get(train(ENCODER, run, inputs))
-
-
-PEAK, WORK = 1e10, 3e8
-
-
-@pytest.fixture(scope="module")
-def other(whole, inputs, tmp_path_factory):
-    """A run with another seed that logs all it can.
-
-    Its folder, its last state, what was compiled for it, and what the operations of a step were counted of.
-    """
-    run, counted = tmp_path_factory.mktemp("other") / "run", []
-    recipe = dataclasses.replace(SAVED_ONCE, seed=1, log_every=1)
-    with recorded_compilations() as compiled, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.flops, "peak", lambda device: PEAK)
-        patch.setattr(loop.flops, "step_flops", lambda *about: counted.append(about) or WORK)
-        state = jax.device_get(train(recipe, run, inputs, tensorboard=True))
-    return run, state, compiled, counted
-
-
-@pytest.fixture(scope="module")
-def teacher():
-    return load_teacher(ENCODER.teacher, 64, "float32")
-
-
-@pytest.fixture(scope="module")
-def cached(teacher, photos, tmp_path_factory):
-    """A cache of the teacher's embeddings of `photos`."""
-    folder = tmp_path_factory.mktemp("embeddings") / "cache"
-    embeddings.embed(folder, teacher, data.open_source((photos,)), 8)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -92,31 +32,6 @@ def others(tmp_path_factory):
 def copy(whole, tmp_path):
     """The folder of a run that has nothing left to do."""
     return shutil.copytree(whole[0], tmp_path / "run")
-
-
-def start(run, photos, **about):
-    """The same run in a process of its own."""
-    flags = {"JAX_PLATFORMS": "cpu", **about.pop("env", {})}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.micro", str(run), photos, json.dumps(about)],
-        cwd=ROOT,
-        env={**os.environ, **flags},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for(process, condition, seconds=240):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.02)
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_what_a_run_writes(whole):
@@ -185,20 +100,6 @@ def test_runs_share_what_does_not_differ(whole, other):
     assert first != second
 
 
-@pytest.mark.slow(group="train")
-def test_killed_and_resumed(whole, photos, tmp_path, inputs):
-    """SIGKILL after the first checkpoint, at whatever step it then is; the end is the same to the last bit."""
-    run = tmp_path / "run"
-    process = start(run, photos, changes={"steps": 8})
-    wait_for(process, (run / "checkpoints" / "3").exists)
-    process.kill()
-    process.communicate()
-    state = jax.device_get(train(ENCODER, run, inputs))
-    assert not unlike(state, whole[1])
-    steps = [line["step"] for line in lines(run / "metrics.jsonl")]
-    assert steps == sorted(set(steps))  # nothing twice
-
-
 def test_left_and_taken_up_again(whole, inputs, tmp_path, monkeypatch, capsys):
     """SIGTERM in the fourth step: the state is saved there, and the run goes on to the same end."""
     recipe = dataclasses.replace(ENCODER, checkpoint_every=100, log_every=1)
@@ -220,23 +121,6 @@ def test_left_and_taken_up_again(whole, inputs, tmp_path, monkeypatch, capsys):
     assert "stopped by a signal after step 4; the same command goes on from there" in capsys.readouterr().err
     assert not unlike(jax.device_get(train(recipe, tmp_path, inputs)), whole[1])
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6, 7, 8]
-
-
-@pytest.mark.slow(group="train")
-def test_stopped_by_a_signal(whole, photos, tmp_path, inputs):
-    """SIGTERM: the state is saved at the step it was in, the process ends well, and the run goes on from there."""
-    run = tmp_path / "run"
-    recipe = {"checkpoint_every": 100, "log_every": 1}
-    process = start(run, photos, changes=recipe)
-    wait_for(process, (run / "metrics.jsonl").exists)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
-    saved = [int(path.name) for path in (run / "checkpoints").iterdir()]
-    assert len(saved) == 1
-    assert process.returncode == 0, output
-    assert "stopped by a signal" in output or saved == [8]
-    state = jax.device_get(train(dataclasses.replace(ENCODER, **recipe), run, inputs))
-    assert not unlike(state, whole[1])
 
 
 def test_stopped_in_an_evaluation(whole, inputs, others, tmp_path, monkeypatch):
@@ -267,110 +151,10 @@ def test_stopped_in_an_evaluation(whole, inputs, others, tmp_path, monkeypatch):
     assert [line["step"] for line in lines(tmp_path / "evaluations.jsonl")] == [4, 8]
 
 
-@pytest.mark.slow(group="train")
-def test_restored_on_another_mesh(whole, photos, tmp_path):
-    """A checkpoint of one device goes on with eight, the params split over two; results differ by rounding alone."""
-    run = tmp_path / "run"
-    process = start(run, photos, changes={"steps": 8})
-    wait_for(process, (run / "checkpoints" / "3").exists)
-    process.kill()
-    process.communicate()
-    process = start(run, photos, changes={"steps": 8, "fsdp": 2}, env=EIGHT_DEVICES)
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    assert "ended at 8" in output
-    assert json.loads((run / "recipe.json").read_text())["fsdp"] == 2
-    expected, found = (lines(folder / "metrics.jsonl")[-1]["loss"] for folder in (whole[0], run))
-    assert found == pytest.approx(expected, rel=1e-3)
-
-
-@pytest.mark.slow(group="train")
-def test_two_processes(whole, photos, tmp_path):
-    """Each reads its half of every batch; the losses are those of one process."""
-    run = tmp_path / "run"
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    running = [start(run, photos, processes=2, process=i, port=port) for i in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0], outputs
-    expected, found = (lines(folder / "metrics.jsonl")[-1]["loss"] for folder in (whole[0], run))
-    assert found == pytest.approx(expected, rel=1e-3)
-    assert len(lines(run / "metrics.jsonl")) == 5  # one of them writes
-
-
 def test_cache_equals_the_teacher(whole, cached, inputs, tmp_path):
     train(ENCODER, tmp_path / "run", dataclasses.replace(inputs, embeddings=cached))
     for online, offline in zip(*(lines(run / "metrics.jsonl") for run in (whole[0], tmp_path / "run")), strict=True):
         assert offline["loss"] == pytest.approx(online["loss"], rel=2e-3)  # embeddings are float16 on disk
-
-
-def test_a_cache_is_made_once(teacher, photos, tmp_path):
-    source = data.open_source((photos,))
-    counted = []
-    assert embeddings.embed(tmp_path, teacher, source, 5, progress=counted.append) == 0
-    assert sum(counted) == len(source) == 24
-    stamp = [path.stat().st_mtime_ns for path in tmp_path.glob("emb*")]
-    embeddings.embed(tmp_path, teacher, source, 5)  # nothing is left to do
-    assert stamp == [path.stat().st_mtime_ns for path in tmp_path.glob("emb*")]
-
-
-def test_interrupted_cache(teacher, photos, tmp_path):
-    source = data.open_source((photos,))
-
-    def interrupt(count):
-        interrupt.done += count
-        if interrupt.done >= 12:
-            raise KeyboardInterrupt
-
-    interrupt.done = 0
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        embeddings.embed(tmp_path / "cache", teacher, source, 0)
-    assert not (tmp_path / "cache").exists()
-    with pytest.raises(KeyboardInterrupt):
-        embeddings.embed(tmp_path / "cache", teacher, source, 4, progress=interrupt)
-    with pytest.raises(ValueError, match="lacks 12 of 24 photos: run embed again"):
-        embeddings.EmbeddingCache(tmp_path / "cache", teacher, source)
-    rest = []
-    embeddings.embed(tmp_path / "cache", teacher, source, 4, progress=rest.append)
-    assert rest == [12, 4, 4, 4]
-    embeddings.embed(tmp_path / "fresh", teacher, source, 4)
-    every = np.arange(24)
-    found = [embeddings.EmbeddingCache(tmp_path / name, teacher, source)[every] for name in ("cache", "fresh")]
-    np.testing.assert_array_equal(*found)
-    for name in ("embeddings-00000.npy", "done.npy"):  # as a copy leaves it that was broken off
-        file = tmp_path / "cache" / name
-        whole = file.read_bytes()
-        for size in (len(whole) - 5, 0):
-            os.truncate(file, size)
-            with pytest.raises(ValueError, match=rf"{name} is damaged: .*; remove the cache and make it again"):
-                embeddings.embed(tmp_path / "cache", teacher, source, 4)
-            with pytest.raises(ValueError, match=rf"{name} is damaged"):
-                embeddings.EmbeddingCache(tmp_path / "cache", teacher, source)
-            assert file.stat().st_size == size
-        file.write_bytes(whole)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            {"identity": "random:other"},
-            r"cache of other embeddings.*\n  teacher: 'random:micro_vit', expected 'random:ot",
-        ),
-        ({"dtype": "bfloat16"}, "dtype: 'float32', expected 'bfloat16'"),
-    ],
-)
-def test_cache_of_another_teacher(teacher, cached, photos, change, message):
-    source = data.open_source((photos,))
-    if "dtype" in change:
-        other = load_teacher(ENCODER.teacher, 64, change["dtype"])
-    else:
-        other = dataclasses.replace(teacher, **change)
-    with pytest.raises(ValueError, match=message):
-        embeddings.EmbeddingCache(cached, other, source)
-    with pytest.raises(ValueError, match="choose another folder"):
-        embeddings.embed(cached, other, source, 8)
 
 
 def test_loss_that_is_not_finite(inputs, cached, teacher, tmp_path):
@@ -485,87 +269,3 @@ def test_full_disk(whole, inputs, tmp_path, monkeypatch):
     assert not unlike(jax.device_get(train(ENCODER, tmp_path, inputs)), whole[1])
     steps = [line["step"] for line in lines(tmp_path / "metrics.jsonl")]
     assert steps == sorted(set(steps))  # nothing twice
-
-
-def test_export(whole, tmp_path):
-    run, state = whole
-    assert export(run, tmp_path / "deploy.safetensors") == 8
-    assert export(run, tmp_path / "train.safetensors", form="train", which=6) == 6
-    model, params = load(tmp_path / "deploy.safetensors")
-    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
-    student = loop.make_student(ENCODER)
-    found, expected = jax.jit(model.encode)(params, images), jax.jit(student.encode)(state.result, images)
-    np.testing.assert_allclose(found, expected, atol=2e-5, rtol=1e-4)
-    load(tmp_path / "train.safetensors", form="train")
-    export(run, tmp_path / "half.safetensors", dtype="bfloat16")
-    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "deploy")]
-    assert sizes[0] < 0.7 * sizes[1]  # of so small a model names and biases are a good part
-    for half, full in zip(*map(jax.tree.leaves, (load(tmp_path / "half.safetensors")[1], params)), strict=True):
-        expected = full.astype(jnp.bfloat16).astype(jnp.float32) if full.ndim >= 2 else full
-        np.testing.assert_array_equal(half, expected, strict=True)
-    with pytest.raises(ValueError, match="has no best checkpoint, for it never was evaluated"):
-        export(run, tmp_path / "best.safetensors", which="best")
-    with pytest.raises(ValueError, match="has no checkpoint of step 5"):
-        export(run, tmp_path / "x.safetensors", which=5)
-    with pytest.raises(FileNotFoundError, match="is no run"):
-        export(tmp_path, tmp_path / "x.safetensors")
-    (tmp_path / "published.pt").touch()
-    with pytest.raises(ValueError, match=r"published\.pt: the file's name must end in \.safetensors"):
-        export(run, tmp_path / "published.pt")
-    assert not (tmp_path / "published.pt").stat().st_size
-
-
-def test_export_of_a_mean(whole, other, tmp_path):
-    run, state = whole
-    assert export(run, tmp_path / "mean.safetensors", mean_with=[other[0]], form="train") == 8
-    mean = load(tmp_path / "mean.safetensors", form="train")[1]
-    halved = lambda x, y: ((np.asarray(x, np.float64) + np.asarray(y, np.float64)) / 2).astype(x.dtype)
-    chex.assert_trees_all_close(mean, jax.tree.map(halved, state.result, other[1].result), rtol=1e-6, atol=1e-8)
-    export(other[0], tmp_path / "other.safetensors", form="train")
-    export(run, tmp_path / "again.safetensors", mean_with=[tmp_path / "other.safetensors"], form="train")
-    chex.assert_trees_all_equal(load(tmp_path / "again.safetensors", form="train")[1], mean)
-    larger = shutil.copytree(run, tmp_path / "larger")
-    recipe = json.loads((larger / "recipe.json").read_text()) | {"image_size": 128}
-    (larger / "recipe.json").write_text(json.dumps(recipe))
-    with pytest.raises(ValueError, match="larger has another student than"):
-        export(run, tmp_path / "x.safetensors", mean_with=[larger])
-    assert not (tmp_path / "x.safetensors").exists()
-
-
-def test_a_run_can_start_from_an_export(whole, tmp_path):
-    run, state = whole
-    export(run, tmp_path / "train.safetensors", form="train")
-    student, teacher, _ = prepare(ENCODER)
-    recipe = dataclasses.replace(ENCODER, init=str(tmp_path / "train.safetensors"))
-    assert not unlike(initial_params(recipe, student, teacher), state.result)
-
-
-def test_commands(monkeypatch, capsys, whole, photos, tmp_path):
-    """Embed, distil, export; and an expected error is one line."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["train", *map(str, arguments)])
-        command.main()
-
-    run("recipes")
-    assert "edgesam_stage2: repvit_sam, prompts in the loop" in capsys.readouterr().out
-    cache = ["random:micro_vit", tmp_path / "cache", "--data", photos, "--image-size", 64, "--dtype", "float32"]
-    run("embed", *cache)
-    assert "24 photos" in capsys.readouterr().out
-    (tmp_path / "recipe.json").write_text(to_json(dataclasses.replace(ENCODER, teacher="random:nothing", seed=1)))
-    settings = ["--set", "teacher=random:micro_vit", "seed=0", "log_every=1", "checkpoint_every=100"]
-    distil = "distill", tmp_path / "recipe.json", tmp_path / "run", "--data", photos
-    run(*distil, "--embeddings", tmp_path / "cache", *settings)
-    losses = [line["loss"] for line in lines(tmp_path / "run" / "metrics.jsonl")]
-    assert len(losses) == ENCODER.steps
-    assert losses[2] == pytest.approx(lines(whole[0] / "metrics.jsonl")[1]["loss"], rel=2e-3)
-    run("export", tmp_path / "run", tmp_path / "out.safetensors", "--dtype", "bfloat16")
-    assert "step 8, deploy form" in capsys.readouterr().out
-    with safe_open(tmp_path / "out.safetensors", framework="numpy") as file:
-        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16", "F32"}  # noqa: SIM118
-    with pytest.raises(SystemExit) as exit_:
-        run("distill", "smoke", tmp_path / "other", "--data", tmp_path / "nowhere")
-    assert exit_.value.code == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert "nowhere" in error

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -304,6 +305,21 @@ def test_sharded_equals_unsharded(batch, tmp_path):
         assert one["metrics"] < 1e-4, found
         assert one["stats"] < 1e-5, found
         assert one["grads"] < 1e-3 * one["largest"], found  # Adam's moments; params are these divided by each other
+
+
+@pytest.mark.parametrize("padding", [False, True])
+def test_padding_counts_if_it_is_asked_for(padding):
+    """A student that is right on the photo and wrong beside it, where half of the frame is padding."""
+    config = get_config("micro")
+    side, dim = config.embedding_size, config.mask_decoder.embed_dim
+    wrong = np.zeros((1, side, side, dim), np.float32)
+    wrong[:, :, side // 2 :] = 2
+    student = SimpleNamespace(config=config, encode_train=lambda params, images, remat: (jnp.asarray(wrong), {}))
+    recipe = dataclasses.replace(ENCODER, losses=Losses(mse=1.0, padding=padding))
+    size, target = np.int32([[64, 32]]), np.zeros_like(wrong)
+    batch = {"image": np.zeros((1, 64, 64, 3), np.uint8), "size": size, "embeddings": target}
+    loss, _ = step._loss(recipe, student, None, {}, {}, {}, None, batch, jax.random.key(0))
+    assert loss == (2 if padding else 0)
 
 
 def test_masks_that_count():
