@@ -52,9 +52,10 @@ def test_encoder_and_decoder(quick, capsys, batch):
     assert set(section[1]["milliseconds"]) == {"torch_fp32", "jax_fp32", "jax_bf16"}
 
 
+@pytest.mark.slow(group="use")
 @pytest.mark.parametrize(
     "largest",
-    [pytest.param(onnx.LARGEST, marks=pytest.mark.slow(group="use")), 1000],
+    [onnx.LARGEST, 1000],
     ids=["one file", "weights beside it"],
 )
 def test_runtimes_of_the_exported_encoder(monkeypatch, largest):

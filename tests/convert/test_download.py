@@ -43,6 +43,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def running_server():
+    gc.collect()
+    gc.freeze()  # what other tests left: looking at all of it after each test here takes longer than the tests
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.release = threading.Event()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -51,6 +53,7 @@ def running_server():
         server.release.set()
         server.shutdown()
         thread.join()
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import resource
 from collections.abc import Iterator
 from time import perf_counter
 
-import jax
 import pytest
 
 DEAREST = 40
@@ -32,7 +31,11 @@ def _listen(event: str, seconds: float, **_: object) -> None:
         _seconds[_EVENTS[event]] += seconds
 
 
-jax.monitoring.register_event_duration_secs_listener(_listen)
+def pytest_configure() -> None:
+    """Listen to JAX, which must not be imported before tests/conftest.py has said where it keeps programs."""
+    import jax
+
+    jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def _now() -> dict[str, float]:

@@ -11,7 +11,7 @@ import pytest
 from repvit_sam_jax import Prompts, Sam, mask_decoder, prompt_encoder, transformer
 from repvit_sam_jax.mask_decoder import Pending
 from tests.helpers.measures import close, relative_rms
-from tests.helpers.models import decode, make_prompts
+from tests.helpers.models import decode, make_prompts, tiny_with
 from tests.helpers.programs import equations
 
 SLOW = pytest.mark.slow(group="models")
@@ -161,7 +161,8 @@ def test_drawn_prompts():
         )
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(1, marks=SLOW), pytest.param(64, marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("size", [1, 2, 64])
 def test_drawn_prompts_few_at_a_time(tiny_crf, with_pixels, monkeypatch, size):
     """As a mask generator asks for them, and as training does: all at once."""
     (model, params), embeddings = tiny_crf, with_pixels
@@ -220,8 +221,9 @@ def test_bfloat16_equals_the_plain_order(tiny, plain, embeddings, kind):
 
 
 @pytest.mark.parametrize("kind", ["point", pytest.param("masks and many points", marks=SLOW)])
-def test_gradients_equal_those_of_the_plain_order(tiny, plain, embeddings, kind):
-    model, params = tiny
+def test_gradients_equal_those_of_the_plain_order(plain, embeddings, kind):
+    """Of one layer: that has all there is in the two."""
+    model, params = tiny_with(depth=1)
     prompts = make_prompts(**KINDS[kind])
     directions = np.random.default_rng(1).normal(size=(2, 3, 3, 32, 32)).astype(np.float32)
 
