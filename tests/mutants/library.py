@@ -88,7 +88,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file="repvit_sam_jax/encoders/blocks.py",
         old="for group, (_, statistics) in zip(groups, per_group, strict=True):",
         new="for group, (_, statistics) in zip(groups, per_group[::-1], strict=True):",
-        tests=("tests/convert/test_training.py::test_one_training_step",),
+        tests=("tests/repvit_sam_jax/test_sam.py::test_scanned_blocks_equal_blocks_one_by_one",),
     ),
     Mutant(
         name="windows-padded-in-front",

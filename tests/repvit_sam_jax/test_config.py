@@ -22,10 +22,10 @@ from tests.helpers.measures import GOLDEN
 VARIANTS = ["m0_6", "m0_9", "m1_0", "m1_1", "m1_5", "m2_3"]
 
 
-def smallest_first(names):
+def smallest_first(names, *first):
     """One of each family in the default run; the others, built alike, take seconds each to trace."""
     slow = pytest.mark.slow(group="models")
-    return [name if name.startswith("tiny") else pytest.param(name, marks=slow) for name in names]
+    return [name if name in first else pytest.param(name, marks=slow) for name in names]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -64,7 +64,7 @@ def test_vit_blocks_are_grouped_for_the_scan(name, groups):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", smallest_first(PRESETS))
+@pytest.mark.parametrize("name", smallest_first(PRESETS, "tiny", "tiny_vit_sam", "tiny_mobile_sam"))
 def test_every_preset_initialises_and_runs_abstractly(name, form):
     model = Sam.from_preset(name, form=form)
     params = jax.eval_shape(model.init, jax.random.key(0))
@@ -87,7 +87,7 @@ def test_published_size():
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", smallest_first(CLASSIFIERS))
+@pytest.mark.parametrize("name", smallest_first(CLASSIFIERS, "tiny_repvit_distill"))
 def test_every_classifier_initialises_and_runs_abstractly(name, form):
     model = Classifier.from_preset(name, form=form)
     size = model.config.image_size

@@ -62,6 +62,7 @@ def of_step(**changes):
     return flops.step_flops(recipe, state.make_student(recipe), teacher, arguments_of(recipe))
 
 
+@pytest.mark.slow(group="train")
 def test_a_step():
     """Gradients cost twice the forward pass, but for that of the first layer's input; parts are added up."""
     student = state.make_student(ENCODER)
