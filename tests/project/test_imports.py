@@ -1,6 +1,7 @@
 """Imports go one way. Read from the source (AST), so that imports inside functions count too."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,8 @@ def test_torch_stays_in_convert_benchmarks_and_tests():
     for folder in ("repvit_sam_jax", "train", "evals", "benchmarks"):
         for path in files(folder):
             assert path in allowed or "torch" not in {name.split(".")[0] for name in imported(path)}, path
+
+
+def test_no_test_module_imports_another():
+    for path in files("tests"):
+        assert not [name for name in imported(path) if re.match(r"tests\..*\btest_", name)], path
