@@ -132,6 +132,7 @@ def test_nms():
     np.testing.assert_array_equal(masks.nms(thirds, np.ones(2, np.float32), 0.6), [0])
 
 
+@pytest.mark.torch
 def test_nms_equals_the_plain_loop(rng):
     from benchmarks.plain_generator import plain_nms
 
@@ -143,6 +144,7 @@ def test_nms_equals_the_plain_loop(rng):
             assert masks.nms(boxes, scores, threshold).tolist() == plain_nms(list(boxes), scores.tolist(), threshold)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("size", [(40, 60), (30, 30), (5, 90)])
 @pytest.mark.parametrize("min_area", [1, 4, 30, 5000])
 @pytest.mark.parametrize("density", [0.02, 0.3, 0.7, 1])
