@@ -36,15 +36,21 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 test: $(READY)
 	$(PYTEST)
 
+# All slow tests, or one group: make test-slow GROUP=export. 10 GB of memory.
 # Full-size models run longer than they compile: they are compiled as users compile them, the others cheaply.
-GROUPS := models export tpu train use mutants
-OPTIMIZED := models export tpu
+FULLY := models export tpu
+CHEAPLY := train use mutants
+empty :=
+marks = $(subst $(empty) slow, or slow,$(foreach group,$(filter $(or $(GROUP),$(1)),$(1)),slow(group="$(group)")))
 
-# All groups one after the other, or one: make test-slow GROUP=export. 10 GB of memory.
-test-slow: $(addprefix test-slow-,$(or $(GROUP),$(GROUPS)))
-
-test-slow-%: $(READY)
-	$(if $(filter $*,$(OPTIMIZED)),TESTS_OPTIMIZE=1) $(PYTEST) -m 'slow(group="$*")'
+test-slow: $(READY)
+	@test -n '$(strip $(call marks,$(FULLY) $(CHEAPLY)))' || { echo 'GROUP is one of $(FULLY) $(CHEAPLY)'; exit 2; }
+ifneq ($(call marks,$(FULLY)),)
+	TESTS_OPTIMIZE=1 $(PYTEST) -m '$(call marks,$(FULLY))'
+endif
+ifneq ($(call marks,$(CHEAPLY)),)
+	$(PYTEST) -m '$(call marks,$(CHEAPLY))'
+endif
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -31,6 +31,9 @@ jax.config.update("jax_default_matmul_precision", "highest")
 GROUPS = ("models", "export", "train", "use", "tpu", "mutants")
 """Groups of slow tests: `make test-slow GROUP=export` runs those marked `slow(group="export")`."""
 
+LONGEST = ("test_tpu_aot.py", "test_golden.py")
+"""Files that one worker begins with; those of training are the others."""
+
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 ALL_OF_IT_NEEDS_TORCH = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.torch\b", re.MULTILINE)
@@ -58,7 +61,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Check the groups of slow tests, skip single tests that need torch, and begin with the longest folder.
+    """Check the groups of slow tests, skip single tests that need torch, and begin with the longest files.
 
     So at the end of a parallel run no worker waits long for the other.
     """
@@ -68,7 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(f"{item.nodeid}: slow needs group=, one of {', '.join(GROUPS)}")
         if not HAS_TORCH and item.get_closest_marker("torch"):
             item.add_marker(pytest.mark.skip(reason="torch is not installed"))
-    items.sort(key=lambda item: "train" not in item.path.parts)
+    items.sort(key=lambda item: "train" not in item.path.parts and item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")
