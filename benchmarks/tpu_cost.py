@@ -72,7 +72,7 @@ def tpu_cost(config: SamConfig, chip: str) -> dict[str, Any]:
 
 def _programs(config: SamConfig) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
     model = Sam(config, dtype="bfloat16")
-    size, side, dim = config.image_size, config.embedding_size, config.embedding_channels
+    size, side, dim = config.image_size, config.embedding_size, config.mask_decoder.embed_dim
 
     def shaped(*shape: int, dtype: Any = np.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)

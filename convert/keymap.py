@@ -119,12 +119,12 @@ def _prompt_encoder() -> Iterator[Rule]:
     yield Rule(f"{torch}.point_embeddings.{{i}}.weight", f"{jax}/point_embeddings/{{i}}", "embedding")
     yield Rule(f"{torch}.not_a_point_embed.weight", f"{jax}/not_a_point", "embedding")
     yield Rule(f"{torch}.no_mask_embed.weight", f"{jax}/no_mask", "embedding")
-    for name in ("mask_downscaling", "drawing_downscaling"):
-        yield from _weighted(f"{torch}.{name}.0", f"{jax}/{name}/conv1", "conv")
-        yield from _affine(f"{torch}.{name}.1", f"{jax}/{name}/norm1")
-        yield from _weighted(f"{torch}.{name}.3", f"{jax}/{name}/conv2", "conv")
-        yield from _affine(f"{torch}.{name}.4", f"{jax}/{name}/norm2")
-        yield from _weighted(f"{torch}.{name}.6", f"{jax}/{name}/conv3", "pointwise")
+    torch, jax = f"{torch}.mask_downscaling", f"{jax}/mask_downscaling"
+    yield from _weighted(f"{torch}.0", f"{jax}/conv1", "conv")
+    yield from _affine(f"{torch}.1", f"{jax}/norm1")
+    yield from _weighted(f"{torch}.3", f"{jax}/conv2", "conv")
+    yield from _affine(f"{torch}.4", f"{jax}/norm2")
+    yield from _weighted(f"{torch}.6", f"{jax}/conv3", "pointwise")
 
 
 def _attention(torch: str, jax: str) -> Iterator[Rule]:
@@ -142,9 +142,6 @@ def _mask_decoder() -> Iterator[Rule]:
     yield from _weighted(
         f"{torch}.output_hypernetworks_mlps.{{i}}.layers.{{j}}", f"{jax}/hypernetworks/{{i}}/layers/{{j}}", "linear"
     )
-    yield from _weighted(f"{torch}.drawing_head", f"{jax}/drawing_head", "linear")
-    for name in ("unary", "pairwise", "slope"):
-        yield Rule(f"{torch}.crf.{name}", f"{jax}/crf/{name}", "same")
     yield from _weighted(f"{torch}.iou_prediction_head.layers.{{i}}", f"{jax}/iou_head/layers/{{i}}", "linear")
     torch, jax = f"{torch}.transformer", f"{jax}/transformer"
     yield from _attention(f"{torch}.final_attn_token_to_image", f"{jax}/final_attn_token_to_image")
@@ -163,7 +160,6 @@ RULES: tuple[Rule, ...] = (
     *_vit_encoder(),
     *_tiny_vit_encoder(),
     *_neck(),
-    *_weighted("image_encoder.pixel_features.linear", "image_encoder/pixel_features/linear", "pointwise"),
     *_prompt_encoder(),
     *_mask_decoder(),
     *_repvit("features", "backbone"),

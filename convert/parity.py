@@ -185,18 +185,14 @@ class _Reference:
         self.size, self.images = image.shape[:2], transforms.preprocess(image, config.image_size)
         self.cases = cases(self.size, config.image_size)
         self.encoder = _twin_stages(twin.image_encoder, self.images)
-        parts = [self.encoder[name] for name in ("embedding", "pixel_features") if name in self.encoder]
-        self.embedding = np.concatenate(parts, axis=-1)
+        self.embedding = self.encoder["embedding"]
         embedding = torch.from_numpy(self.embedding).permute(0, 3, 1, 2)
-        seen, _ = twin.mask_decoder.parts(embedding)
         self.decoder: dict[str, dict[str, np.ndarray]] = {}
         for case in self.cases:
             with _Recording(twin, _decoder_stages(config)) as recorded:
                 masks, iou = twin.decode(embedding, **self._arguments(case))
-            tokens, dense, drawing = recorded.pop("prompt")
-            decoded = {"prompt_tokens": tokens[None], "dense_prompt": (seen + dense).permute(0, 2, 3, 1)[None]}
-            if drawing is not None:
-                decoded["drawing"] = drawing[None]
+            tokens, dense = recorded.pop("prompt")
+            decoded = {"prompt_tokens": tokens[None], "dense_prompt": (embedding + dense).permute(0, 2, 3, 1)[None]}
             for name, value in recorded.items():
                 if isinstance(value, tuple):
                     decoded[f"{name}.tokens"], decoded[f"{name}.image"] = value[0][None], value[1][None]

@@ -123,12 +123,6 @@ class MaskDecoderConfig:
     iou_head_depth: int = 3
     iou_head_hidden_dim: int = 256
     mask_in_channels: int = 16
-    drawing_channels: int = 0
-    """0 is SAM. Else the decoder also sees a picture of each prompt, as large as the masks (`prompt_encoder.draw`):
-    through so many hidden channels beside the mask prompt, and as a weighted sum beside the masks' logits."""
-    crf_channels: int = 0
-    """0 is SAM. Else masks follow the edges of the image (`crf.MeanField`), seen through so many channels at S/4, which
-    the image encoder makes and which lie behind the others in the image embedding."""
 
     @property
     def num_mask_tokens(self) -> int:
@@ -156,8 +150,6 @@ class SamConfig:
         object.__setattr__(self, "image_size", _plain(self.image_size))
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {self.image_size}")
-        if self.mask_decoder.crf_channels and not isinstance(self.image_encoder, RepViTConfig):
-            raise ValueError(f"crf_channels need an encoder of the family repvit, got {self.image_encoder.family}")
 
     @property
     def has_batch_norm(self) -> bool:
@@ -168,11 +160,6 @@ class SamConfig:
     def embedding_size(self) -> int:
         """Side of the image embedding: S / 16."""
         return self.image_size // 16
-
-    @property
-    def embedding_channels(self) -> int:
-        """Of the image embedding: the decoder's, and 16 pixels of what its CRF sees."""
-        return self.mask_decoder.embed_dim + 16 * self.mask_decoder.crf_channels
 
     @property
     def low_res_size(self) -> int:
@@ -203,19 +190,27 @@ class ClassifierConfig:
 ModelConfig = SamConfig | ClassifierConfig
 
 
+_FORMER = {"drawing_channels": 0, "crf_channels": 0}
+"""Fields of a mask decoder in files of 0.1, and the value with which a model is SAM and can still be read."""
+
+
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:
     """Rebuild a config from `dataclasses.asdict`'s output, also after a trip through JSON.
 
     Raises:
-      ValueError: a field is missing or unknown.
+      ValueError: a field is missing or unknown, or the model has a part that this version no longer has.
     """
     try:
+        decoder = dict(values.get("mask_decoder", {}))
+        extended = {name: value for name, sam in _FORMER.items() if (value := decoder.pop(name, sam)) != sam}
+        if extended:
+            raise ValueError(f"mask_decoder has {extended}: an extension of SAM that only version 0.1 could run")
         trunk = "backbone" if "backbone" in values else "image_encoder"
         encoder: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values[trunk].items()}
         rest = {**values, trunk: _FAMILIES[encoder["family"]](**encoder)}
         if trunk == "backbone":
             return ClassifierConfig(**rest)
-        return SamConfig(**{**rest, "mask_decoder": MaskDecoderConfig(**values["mask_decoder"])})
+        return SamConfig(**{**rest, "mask_decoder": MaskDecoderConfig(**decoder)})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a model config of this library: {error}") from error
 
@@ -231,9 +226,7 @@ _ENCODERS = {
 
 _TINY_DECODER = MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8)
 _SMALL_DECODER = MaskDecoderConfig(embed_dim=64, num_heads=4, mlp_dim=256, iou_head_hidden_dim=64)
-_DEMO_DECODER = MaskDecoderConfig(
-    embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128, drawing_channels=64, crf_channels=8
-)
+_DEMO_DECODER = MaskDecoderConfig(embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128)
 _TINY_REPVIT = RepViTConfig(channels=(8, 16, 24, 32), depths=(3, 2, 5, 2))
 
 PRESETS: dict[str, SamConfig] = {

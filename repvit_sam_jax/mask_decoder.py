@@ -14,9 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from .config import MaskDecoderConfig
-from .crf import Affinities, MeanField, affinities
-from .layers import MLP, Keys, LayerNorm, Linear, Stages, gelu
-from .prompt_encoder import DRAWN, Drawing
+from .layers import MLP, Keys, LayerNorm, Stages, gelu
 from .transformer import TwoWayTransformer
 
 
@@ -89,8 +87,6 @@ class Pending(NamedTuple):
 
     image: Float[Array, "b p n c"]
     weights: Float[Array, "b p m c8"]
-    picture: Float[Array, "b p d h4 w4"] | None = None
-    picture_weights: Float[Array, "b p m d"] | None = None
 
 
 def over_prompts(f: Callable[[Any], Any], arrays: Any) -> Any:
@@ -129,13 +125,6 @@ class MaskDecoder(nnx.Module):
         self.hypernetworks = nnx.Dict({str(i): MLP(widths, dtype=dtype, rngs=rngs) for i in range(count)})
         hidden = [config.iou_head_hidden_dim] * (config.iou_head_depth - 1)
         self.iou_head = MLP((dim, *hidden, count), dtype=jnp.float32, rngs=rngs)
-        if config.drawing_channels:
-            self.drawing_head = Linear(dim, DRAWN, dtype=jnp.float32, rngs=rngs)
-            # Masks begin with nothing outside of boxes, and all else has no effect.
-            self.drawing_head.kernel = nnx.Param(jnp.zeros((dim, DRAWN), jnp.float32))
-            self.drawing_head.bias = nnx.Param(jnp.zeros(DRAWN, jnp.float32).at[1].set(-8.0))
-        if config.crf_channels:
-            self.crf = MeanField()
 
     def __call__(
         self,
@@ -143,8 +132,6 @@ class MaskDecoder(nnx.Module):
         image_pe: Float[Array, "h w c"],
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
-        drawing: Drawing | None = None,
-        pixels: Float[Array, "b h w d"] | None = None,
         *,
         multimask_output: bool | None = True,
         stages: Stages | None = None,
@@ -153,16 +140,14 @@ class MaskDecoder(nnx.Module):
 
         `image` is the embedding plus the dense prompt, and has p0 = 1 when all prompts of an image share it. With
         `multimask_output` the masks are SAM's tokens 1-3, without it token 0, and with None all four: for training,
-        which keeps every prompt's intermediates for its gradients, and so takes all prompts at once. `pixels` are what
-        the encoder's `PixelFeatures` are, for models with a CRF.
+        which keeps every prompt's intermediates for its gradients, and so takes all prompts at once.
         """
-        affinity = None if pixels is None else affinities(pixels)
-        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, drawing, multimask_output)
+        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output)
 
         def decode(prompts: Any) -> tuple[Array, Array, Stages]:
             record: Stages = {}
             pending, iou = attend(prompts, record)
-            return self.upscale(pending, affinity), iou, {} if stages is None else record
+            return self.upscale(pending), iou, {} if stages is None else record
 
         masks, iou, record = decode(prompts) if multimask_output is None else over_prompts(decode, prompts)
         if stages is not None:
@@ -175,30 +160,20 @@ class MaskDecoder(nnx.Module):
         image_pe: Float[Array, "h w c"],
         tokens: Float[Array, "b p t c"],
         token_valid: Bool[Array, "b p t"],
-        drawing: Drawing | None,
-        pixels: Float[Array, "b h w d"] | None,
         iou_threshold: Float[Array, ""],
     ) -> tuple[Float[Array, "b p m h4 w4"], Float[Array, "b p m"]]:
         """What `__call__` returns for several masks; zeros where no predicted IoU exceeds the threshold."""
-        affinity = None if pixels is None else affinities(pixels)
-        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, drawing, multimask_output=True)
+        attend, prompts = self._prepare(image, image_pe, tokens, token_valid, multimask_output=True)
 
         def decode(prompts: Any) -> tuple[Array, Array]:
             pending, iou = attend(prompts)
-            return self._upscale_some(pending, affinity, (iou > iou_threshold).any(-1)), iou
+            return self._upscale_some(pending, (iou > iou_threshold).any(-1)), iou
 
         return over_prompts(decode, prompts)
 
-    def upscale(self, pending: Pending, affinity: Affinities | None) -> Float[Array, "b p m h4 w4"]:
+    def upscale(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
         """Mask logits, float32."""
-        masks = lax.platform_dependent(pending, cpu=self._upscale, default=self._upscale_packed)
-        picture = None
-        if pending.picture is not None and pending.picture_weights is not None:
-            flat = pending.picture.reshape(*pending.picture.shape[:3], -1)
-            picture = jnp.matmul(pending.picture_weights, flat, precision=lax.Precision.HIGHEST).reshape(masks.shape)
-        if affinity is not None:
-            return self.crf(masks, picture, affinity)
-        return masks if picture is None else masks + picture
+        return lax.platform_dependent(pending, cpu=self._upscale, default=self._upscale_packed)
 
     def _upscale_packed(self, pending: Pending) -> Float[Array, "b p m h4 w4"]:
         b, p, n, dim = pending.image.shape
@@ -216,15 +191,13 @@ class MaskDecoder(nnx.Module):
         masks = masks.reshape(b, p, side, side, 2, 2, 2, 2, -1).transpose(0, 1, 8, 2, 4, 6, 3, 5, 7)
         return masks.reshape(b, p, -1, 4 * side, 4 * side)
 
-    def _upscale_some(
-        self, pending: Pending, affinity: Affinities | None, wanted: Bool[Array, "b p"]
-    ) -> Float[Array, "b p m h4 w4"]:
+    def _upscale_some(self, pending: Pending, wanted: Bool[Array, "b p"]) -> Float[Array, "b p m h4 w4"]:
         """`upscale` of the wanted prompts, eight at a time; most others are zeros."""
         (b, p, n, _), m = pending.image.shape, pending.weights.shape[2]
         side = 4 * math.isqrt(n)
         zeros = jnp.zeros((b, p, m, side, side), jnp.float32)
         if p == 1:
-            return lax.cond(wanted.any(), lambda: self.upscale(pending, affinity), lambda: zeros)
+            return lax.cond(wanted.any(), lambda: self.upscale(pending), lambda: zeros)
         size, images = min(p, 8), jnp.arange(b)[:, None]
         order = jnp.argsort(~wanted, axis=1, stable=True)
         order = jnp.pad(order, ((0, 0), (0, -p % size)), mode="edge")
@@ -232,7 +205,7 @@ class MaskDecoder(nnx.Module):
         def some(i: Array, masks: Array) -> Array:
             numbers = lax.dynamic_slice_in_dim(order, i * size, size, axis=1)
             chosen = jax.tree.map(lambda array: array[images, numbers], pending)
-            return masks.at[images, numbers].set(self.upscale(chosen, affinity))
+            return masks.at[images, numbers].set(self.upscale(chosen))
 
         return lax.fori_loop(0, (wanted.sum(1).max() + size - 1) // size, some, zeros)
 
@@ -242,7 +215,6 @@ class MaskDecoder(nnx.Module):
         image_pe: Array,
         tokens: Array,
         token_valid: Array,
-        drawing: Drawing | None,
         multimask_output: bool | None,
     ) -> tuple[Callable[..., tuple[Pending, Array]], Any]:
         """The decoder up to the masks, and the arrays with a prompt axis that it is to be mapped over."""
@@ -254,25 +226,14 @@ class MaskDecoder(nnx.Module):
         image_pe = image_pe.reshape(1, 1, -1, dim).astype(self.transformer.dtype)
         chosen = range(1 if multimask_output else 0, 1 if multimask_output is False else len(own) - 1)
         shared = image if image.shape[1] == 1 else None
-        # What is drawn makes image tokens differ between prompts.
-        same = shared if drawing is None else None
-        projections = self.transformer.share(same, image_pe, p * tokens.shape[2])
+        projections = self.transformer.share(shared, image_pe, p * tokens.shape[2])
 
         def attend(prompts: Any, record: Stages | None = None) -> tuple[Pending, Array]:
-            tokens, token_valid, own_image, points = prompts
+            tokens, token_valid, own_image = prompts
             image = own_image if shared is None else shared
-            if drawing is not None:
-                picture, dense = drawing.finish(*points)
-                image = (image + dense.reshape(*tokens.shape[:2], -1, dim)).astype(image.dtype)
-                if record is not None:
-                    record |= {"drawing": picture, "dense_prompt": image.reshape(dense.shape)}
             tokens, image = self.transformer(image, image_pe, tokens, token_valid, projections, record)
             weights = jnp.stack([self.hypernetworks[str(i)](tokens[:, :, 1 + i]) for i in chosen], axis=2)
             iou = self.iou_head(tokens[:, :, 0].astype(jnp.float32))[..., chosen.start : chosen.stop]
-            if drawing is None:
-                return Pending(image, weights), iou
-            masks = tokens[:, :, 1 + chosen.start : 1 + chosen.stop]
-            return Pending(image, weights, picture, self.drawing_head(masks)), iou
+            return Pending(image, weights), iou
 
-        points = None if drawing is None else drawing.points
-        return attend, (tokens, token_valid, None if shared is not None else image, points)
+        return attend, (tokens, token_valid, None if shared is not None else image)

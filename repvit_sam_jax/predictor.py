@@ -82,7 +82,7 @@ class SamPredictor:
 
     def _no_embedding(self) -> Float[np.ndarray, "1 h w c"]:
         config = self.model.config
-        return np.zeros((1, config.embedding_size, config.embedding_size, config.embedding_channels), np.float32)
+        return np.zeros((1, config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim), np.float32)
 
     @property
     def is_image_set(self) -> bool:
@@ -154,7 +154,7 @@ class SamPredictor:
         Raises:
           ValueError: another shape, NaN or infinite values, or a size that is not positive.
         """
-        side, dim = self.model.config.embedding_size, self.model.config.embedding_channels
+        side, dim = self.model.config.embedding_size, self.model.config.mask_decoder.embed_dim
         value = jax.numpy.array(embedding, jax.numpy.float32)  # on CPU, asarray may share the caller's memory
         if value.shape not in ((1, side, side, dim), (side, side, dim)):
             raise ValueError(f"the embedding must have shape [1, {side}, {side}, {dim}], got {value.shape}")

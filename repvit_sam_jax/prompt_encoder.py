@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,60 +43,6 @@ class Prompts:
     point_valid: Bool[AnyArray, "b p n"]
     boxes: Float[AnyArray, "b p 4"] | None = None
     masks: Float[AnyArray, "b p h w"] | None = None
-
-
-DRAWN = 4
-"""Channels of a drawn prompt."""
-
-DISC_RADIUS = 8
-"""Pixels of the S-frame around a point that are drawn at full strength; it fades to nothing at twice as many."""
-
-
-def draw(
-    coords: Float[Array, "b p n 2"], labels: Int[Array, "b p n"], image_size: int, size: int
-) -> Float[Array, "b p 4 size size"]:
-    """A prompt as a picture, as interactive segmentation draws clicks (RITM, arXiv 2102.06583).
-
-    Tokens alone tell places apart that are some 40 of 512 pixels from each other; a picture is exact.
-
-    Args:
-      coords: (x, y) from the corner of the S-frame, finite also where nothing is placed.
-      labels: as in `Prompts`, at most one box a prompt; -1 is not drawn.
-      image_size: S.
-      size: side of the picture.
-
-    Returns:
-      Channels, from 0 to 1: how much of a pixel the box covers; where that is so little, less than half, that no mask
-      with this box has the pixel; discs around foreground points; discs around background points. The first two are 0
-      without a box.
-    """
-    step = image_size / size
-    edges = step * jnp.arange(size, dtype=jnp.float32)
-    kind = lambda label: (labels == label).astype(jnp.float32)
-    first, last = (jnp.einsum("bpn,bpnc->bpc", kind(label), coords) for label in (TOP_LEFT, BOTTOM_RIGHT))
-
-    def covered(axis: int) -> Array:
-        low, high = first[..., axis, None], last[..., axis, None]
-        return jnp.clip((jnp.minimum(edges + step, high) - jnp.maximum(edges, low)) / step, 0, 1)
-
-    def distance(axis: int) -> Array:
-        offset = jnp.abs(edges + step / 2 - coords[..., axis, None]) / DISC_RADIUS
-        return jnp.square(jnp.minimum(offset, 2))  # farther makes no difference, and would be too much for float16
-
-    has_box = (kind(TOP_LEFT).sum(-1) * kind(BOTTOM_RIGHT).sum(-1))[..., None, None]
-    inside = covered(1)[..., :, None] * covered(0)[..., None, :] * has_box
-    outside = jnp.clip(2 - 4 * inside, 0, 1) * has_box
-    discs = jnp.clip((4 - distance(1)[..., :, None] - distance(0)[..., None, :]) / 3, 0, 1)
-    points = [jnp.minimum((kind(label)[..., None, None] * discs).sum(2), 1) for label in (FOREGROUND, BACKGROUND)]
-    return jnp.stack([inside, outside, *points], axis=2)
-
-
-class Drawing(NamedTuple):
-    """Prompts that are yet to be drawn, a few at a time: pictures of all of them are more than a CPU's caches hold."""
-
-    points: tuple[Float[Array, "b p t 2"], Int[Array, "b p t"]]
-    finish: Callable[[Array, Array], tuple[Float[Array, "b p 4 h w"], Float[Array, "b p h4 w4 c"]]]
-    """From `points` to pictures, and to what these add to the image embedding."""
 
 
 class RandomPositionEncoding(nnx.Module):
@@ -139,18 +84,18 @@ class PatchLinear(nnx.Module):
 
 
 class MaskDownscaling(nnx.Module):
-    """Pictures at the resolution of masks, S/4, to the resolution and width of the image embedding."""
+    """Mask logits, S/4, to the resolution and width of the image embedding."""
 
-    def __init__(self, cin: int, hidden: int, cout: int, *, dtype: jnp.dtype, rngs: Keys):
+    def __init__(self, hidden: int, cout: int, *, dtype: jnp.dtype, rngs: Keys):
         common: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.conv1 = PatchLinear(cin, hidden // 4, **common)
+        self.conv1 = PatchLinear(1, hidden // 4, **common)
         self.norm1 = LayerNorm(hidden // 4, epsilon=1e-6, **common)
         self.conv2 = PatchLinear(hidden // 4, hidden, **common)
         self.norm2 = LayerNorm(hidden, epsilon=1e-6, **common)
         self.conv3 = Linear(hidden, cout, **common)
 
-    def __call__(self, pictures: Float[Array, "*batch h w cin"]) -> Float[Array, "*batch h4 w4 c"]:
-        x = gelu(self.norm1(self.conv1(pictures)))
+    def __call__(self, masks: Float[Array, "*batch h w"]) -> Float[Array, "*batch h4 w4 c"]:
+        x = gelu(self.norm1(self.conv1(masks[..., None])))
         return self.conv3(gelu(self.norm2(self.conv2(x))))
 
 
@@ -166,11 +111,7 @@ class PromptEncoder(nnx.Module):
         )
         self.not_a_point = nnx.Param(normal(rngs.params(), (dim,), jnp.float32))
         self.no_mask = nnx.Param(normal(rngs.params(), (dim,), jnp.float32))
-        self.mask_downscaling = MaskDownscaling(1, config.mask_in_channels, dim, dtype=dtype, rngs=rngs)
-        if config.drawing_channels:
-            self.drawing_downscaling = MaskDownscaling(DRAWN, config.drawing_channels, dim, dtype=dtype, rngs=rngs)
-            last = self.drawing_downscaling.conv3
-            last.kernel = nnx.Param(jnp.zeros_like(last.kernel[...]))  # it starts with no effect
+        self.mask_downscaling = MaskDownscaling(config.mask_in_channels, dim, dtype=dtype, rngs=rngs)
 
     def sparse(self, prompts: Prompts, image_size: int) -> tuple[Float[Array, "b p t c"], Bool[Array, "b p t"]]:
         """Tokens of the points, of the box corners or else the not-a-point token, and which of them count."""
@@ -179,16 +120,6 @@ class PromptEncoder(nnx.Module):
         position = jnp.where(placed, self.position(coords / image_size), 0.0)
         kinds = jnp.stack([self.not_a_point[...], *(self.point_embeddings[str(i)][...] for i in range(4))])
         return position + kinds[labels + 1], valid
-
-    def drawing(self, prompts: Prompts, image_size: int) -> Drawing:
-        """The prompts, to be drawn; for models with `drawing_channels`."""
-        coords, labels, valid = self._points(prompts)
-
-        def finish(coords: Array, labels: Array) -> tuple[Array, Array]:
-            picture = draw(coords, labels, image_size, image_size // 4)
-            return picture, self.drawing_downscaling(jnp.moveaxis(picture, 2, -1))
-
-        return Drawing((coords, jnp.where(valid, labels, NOT_A_POINT)), finish)
 
     def _points(self, prompts: Prompts) -> tuple[Float[Array, "b p t 2"], Int[Array, "b p t"], Bool[Array, "b p t"]]:
         """Coordinates from the corner of the frame, labels, and which count: points, then corners or not-a-point."""
@@ -216,4 +147,4 @@ class PromptEncoder(nnx.Module):
         """The map that is added to the image embedding; [1, 1, 1, 1, c] without mask prompts."""
         if masks is None:
             return self.no_mask[...].reshape(1, 1, 1, 1, -1)
-        return self.mask_downscaling(masks[..., None])
+        return self.mask_downscaling(masks)

@@ -30,7 +30,7 @@ from .encoders.vit import ViTEncoder
 from .layers import Keys, Stages
 from .mask_decoder import MaskDecoder
 from .model import Model, Params, to_params
-from .prompt_encoder import Drawing, PromptEncoder, Prompts
+from .prompt_encoder import PromptEncoder, Prompts
 
 
 class _Modules(nnx.Module):
@@ -43,9 +43,7 @@ class _Modules(nnx.Module):
         elif isinstance(encoder, TinyViTConfig):
             self.image_encoder = TinyViTEncoder(encoder, decoder.embed_dim, deploy=form == "deploy", **common)
         else:
-            self.image_encoder = RepViTEncoder(
-                encoder, decoder.embed_dim, decoder.crf_channels, deploy=form == "deploy", **common
-            )
+            self.image_encoder = RepViTEncoder(encoder, decoder.embed_dim, deploy=form == "deploy", **common)
         self.prompt_encoder = PromptEncoder(decoder, **common)
         self.mask_decoder = MaskDecoder(decoder, **common)
 
@@ -164,7 +162,7 @@ class Sam(Model[SamConfig]):
         """
         modules, several = self._merge(params), _static(multimask_output)
         inputs = self._embed_prompts(modules, embeddings, prompts)
-        stages: Stages = dict(zip(("dense_prompt", "image_pe", "prompt_tokens"), inputs[:3], strict=True))
+        stages: Stages = dict(zip(("dense_prompt", "image_pe", "prompt_tokens"), inputs, strict=False))
         masks, iou = modules.mask_decoder(*inputs, multimask_output=several, stages=stages if return_stages else None)
         if not return_stages:
             return masks, iou
@@ -196,21 +194,13 @@ class Sam(Model[SamConfig]):
 
     def _embed_prompts(
         self, modules: _Modules, embeddings: Array, prompts: Prompts
-    ) -> tuple[Array, Array, Array, Array, Drawing | None, Array | None]:
-        """Image with the dense prompt, its positions, prompt tokens, their validity, what is to be drawn, and what the
-        decoder's CRF sees.
-        """
+    ) -> tuple[Array, Array, Array, Array]:
+        """Image with the dense prompt, its positions, prompt tokens, and their validity."""
         self._check_prompts(embeddings, prompts)
-        pixels = None
-        if self.config.mask_decoder.crf_channels:
-            embeddings, pixels = jnp.split(embeddings, [self.config.mask_decoder.embed_dim], axis=-1)
         tokens, valid = modules.prompt_encoder.sparse(prompts, self.config.image_size)
         masks = None if prompts.masks is None else jnp.asarray(prompts.masks)
         image = embeddings[:, None].astype(jnp.float32) + modules.prompt_encoder.dense(masks)
-        drawing = None
-        if self.config.mask_decoder.drawing_channels:
-            drawing = modules.prompt_encoder.drawing(prompts, self.config.image_size)
-        return image, modules.prompt_encoder.position.grid(self.config.embedding_size), tokens, valid, drawing, pixels
+        return image, modules.prompt_encoder.position.grid(self.config.embedding_size), tokens, valid
 
     def _check_images(self, images: Array) -> None:
         size = self.config.image_size
@@ -224,7 +214,7 @@ class Sam(Model[SamConfig]):
             raise ValueError("no images were given: B is 0")
 
     def _check_prompts(self, embeddings: Array, prompts: Prompts) -> None:
-        side, dim = self.config.embedding_size, self.config.embedding_channels
+        side, dim = self.config.embedding_size, self.config.mask_decoder.embed_dim
         if embeddings.ndim != 4 or embeddings.shape[1:] != (side, side, dim):
             raise ValueError(
                 f"embeddings must have shape [B, {side}, {side}, {dim}] for this model, got {tuple(embeddings.shape)}"

@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from repvit_sam_jax import PRESETS, Sam, checkpoint, loading, reparam
-from tests.helpers.models import random_params, tiny_with
+from tests.helpers.models import random_params
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
@@ -84,18 +84,6 @@ def tiny_train() -> tuple[Sam, dict]:
 def tiny(tiny_train) -> tuple[Sam, dict]:
     """The fused form of `tiny_train`."""
     return Sam(PRESETS["tiny"], "deploy"), reparam.fuse(tiny_train[1])
-
-
-@pytest.fixture(scope="session")
-def tiny_drawing() -> tuple[Sam, dict]:
-    """Like `tiny`, and draws its prompts."""
-    return tiny_with(drawing_channels=16)
-
-
-@pytest.fixture(scope="session")
-def tiny_crf() -> tuple[Sam, dict]:
-    """Like `tiny`, draws its prompts and has a CRF, as the demonstration model."""
-    return tiny_with(drawing_channels=16, crf_channels=4)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
     split = NamedSharding(mesh, BATCH)
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split)
-        for name, leaf in abstract_batch(recipe, student, cached=cached).items()
+        for name, leaf in abstract_batch(recipe, student, model if cached else None).items()
     }
     step = jax.jit(make_step(recipe, student, model, STEPS), donate_argnums=0, out_shardings=placed)
     try:

@@ -100,7 +100,7 @@ def embed(
     else:
         folder.mkdir(parents=True, exist_ok=True)
         config = teacher.model.config
-        shape = (config.embedding_size, config.embedding_size, config.embedding_channels)
+        shape = (config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim)
         for i, path in enumerate(_shards(folder, len(source))):
             rows = min(SHARD, len(source) - i * SHARD)
             np.lib.format.open_memmap(path, "w+", np.float16, (rows, *shape)).flush()

@@ -12,12 +12,13 @@ import numpy as np
 
 from repvit_sam_jax import Sam, __version__, checkpoint, reparam
 from repvit_sam_jax.config import Form, ModelConfig
+from repvit_sam_jax.loading import read_params
 from repvit_sam_jax.model import Params
 
 from .checkpoints import Checkpoints
 from .optim import make_optimizer
 from .recipe import from_json
-from .state import abstract_state, make_student, read_start
+from .state import abstract_state, make_student
 
 
 def export(
@@ -52,14 +53,14 @@ def export(
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"{out}: the file's name must end in .safetensors")
-    student, seed, params, step = _read(run, which)
+    student, params, step = _read(run, which)
     config = student.config
     for other in mean_with:
         if other.is_dir():
-            them, _, theirs, _ = _read(other, which)
+            them, theirs, _ = _read(other, which)
             their_config: ModelConfig = them.config
         else:
-            their_config, theirs = read_start(other, student, seed)
+            their_config, _, theirs = read_params(other, "train")
         if their_config != config:
             raise ValueError(f"{other} has another student than {run}, so their weights have no mean")
         params = jax.tree.map(np.add, params, theirs)
@@ -71,8 +72,8 @@ def export(
     return step
 
 
-def _read(run: Path, which: Literal["best", "latest"] | int) -> tuple[Sam, int, Params, int]:
-    """The student, the run's seed, the parameters in training form, and the checkpoint's step."""
+def _read(run: Path, which: Literal["best", "latest"] | int) -> tuple[Sam, Params, int]:
+    """The student, the parameters in training form, and the checkpoint's step."""
     if not (run / "recipe.json").is_file():
         raise FileNotFoundError(f"{run} is no run: it has no recipe.json")
     recipe = from_json((run / "recipe.json").read_text())
@@ -86,4 +87,4 @@ def _read(run: Path, which: Literal["best", "latest"] | int) -> tuple[Sam, int, 
         target = dataclasses.replace(target, opt_state=())  # not needed, so not read
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), target)
         params = jax.tree.map(np.asarray, checkpoints.restore(target, step).result)
-    return student, recipe.seed, params, step
+    return student, params, step

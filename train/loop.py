@@ -47,7 +47,7 @@ from .state import (
     place,
     shardings,
 )
-from .step import Step, make_step
+from .step import Step, check_teacher, make_step
 from .teacher import Teacher, load_teacher, needed_params
 
 EVALUATED = 256
@@ -113,6 +113,7 @@ def train(
     teacher = load_teacher(recipe.teacher, student.config.image_size, recipe.dtype) if recipe.teacher else None
     if teacher is None and recipe.needs_teacher:
         raise ValueError(f"recipe {recipe.name} needs a teacher: --set teacher=FILE.safetensors")
+    check_teacher(recipe, student, teacher.model if teacher else None)
     about = {
         "photos": source.fingerprint,
         "num_photos": len(source),
@@ -150,7 +151,11 @@ def train(
         stopping = stack.enter_context(_preemption())
         log = stack.enter_context(contextlib.closing(_Log(run, recipe, num_steps, first, tensorboard)))
         if (peak := flops.peak(mesh.devices.flat[0])) is not None:
-            arguments = state, teacher_params, abstract_batch(recipe, student, cached=cache is not None)
+            arguments = (
+                state,
+                teacher_params,
+                abstract_batch(recipe, student, teacher.model if teacher and cache else None),
+            )
             work = flops.step_flops(recipe, student, teacher.model if teacher else None, arguments)
             log.seconds_at_peak = work / (peak * mesh.size)
         evaluate = _evaluation(recipe, student, teacher, inputs, mesh)

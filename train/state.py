@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from repvit_sam_jax import Sam, split_batch_stats
-from repvit_sam_jax.config import ModelConfig, SamConfig, get_config
+from repvit_sam_jax.config import get_config
 from repvit_sam_jax.loading import read_params
 from repvit_sam_jax.model import Params
 
@@ -79,7 +78,7 @@ def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Par
     if recipe.init is None:
         params = student.init(jax.random.key(recipe.seed))
     else:
-        config, params = read_start(recipe.init, student, recipe.seed)
+        config, _, params = read_params(recipe.init, "train")
         if dataclasses.replace(config, image_size=student.config.image_size) != student.config:
             raise ValueError(f"init {recipe.init} holds {config.name}, and the student is {student.config.name}")
     if teacher is None or recipe.decoder == "init":
@@ -91,23 +90,6 @@ def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Par
         )
     parts = ("prompt_encoder", "mask_decoder")
     return {**params, **{part: jax.tree.map(jnp.array, teacher.params[part]) for part in parts}}
-
-
-def read_start(path: str | os.PathLike, student: Sam, seed: int) -> tuple[ModelConfig, Params]:
-    """A file's config and params, in training form.
-
-    A model that is the student but for `drawing_channels` or `crf_channels`, of which it has none, becomes the student:
-    what draws its prompts, and its CRF, are as `Sam.init` makes them from the seed.
-    """
-    config, _, params = read_params(path, "train")
-    wanted = dataclasses.replace(student.config, image_size=config.image_size)
-    if not isinstance(config, SamConfig) or config == wanted:
-        return config, params
-    absent = {n: 0 for n in ("drawing_channels", "crf_channels") if not getattr(config.mask_decoder, n)}
-    if config != dataclasses.replace(wanted, mask_decoder=dataclasses.replace(wanted.mask_decoder, **absent)):
-        return config, params
-    start = jax.tree.map(np.asarray, student.init(jax.random.key(seed)))
-    return wanted, {part: {**start[part], **params[part]} for part in params}
 
 
 def create(recipe: Recipe, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -126,8 +108,8 @@ def abstract_state(recipe: Recipe, student: Sam, optimizer: optax.GradientTransf
     return jax.eval_shape(lambda params: create(recipe, params, optimizer), student.abstract_params())
 
 
-def abstract_batch(recipe: Recipe, student: Sam, *, cached: bool) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch, in `train.data`'s format; `cached` if embeddings come with it."""
+def abstract_batch(recipe: Recipe, student: Sam, cached: Sam | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch, in `train.data`'s format; `cached` is the teacher whose embeddings come with it, if any do."""
     size, count, side = student.config.image_size, recipe.num_masks, student.config.embedding_size
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((size, size, 3), np.uint8),
@@ -142,8 +124,8 @@ def abstract_batch(recipe: Recipe, student: Sam, *, cached: bool) -> dict[str, j
             "areas": ((count,), np.float32),
             "valid": ((count,), bool),
         }
-    if cached:
-        shapes["embeddings"] = ((side, side, student.config.mask_decoder.embed_dim), np.float16)
+    if cached is not None:
+        shapes["embeddings"] = ((side, side, cached.config.mask_decoder.embed_dim), np.float16)
     struct = lambda shape, dtype: jax.ShapeDtypeStruct((recipe.batch_size, *shape), dtype)
     return {name: struct(*about) for name, about in shapes.items()}
 

@@ -38,7 +38,11 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
     result: random draws depend on the state's seed and step.
 
     Metrics are scalars: `loss` and its parts, `learning_rate`, `grad_norm` (before clipping), `update_norm`, `skipped`.
+
+    Raises:
+      ValueError: a loss compares the embeddings of two models that have another number of channels each.
     """
+    check_teacher(recipe, student, teacher)
     optimizer = make_optimizer(recipe, num_steps)
     schedule = make_schedule(recipe.optimizer, num_steps)
     loss = functools.partial(_loss, recipe, student, teacher)
@@ -74,6 +78,19 @@ def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int)
         return new, metrics
 
     return step
+
+
+def check_teacher(recipe: Recipe, student: Sam, teacher: Sam | None) -> None:
+    """Raise ValueError if the recipe compares embeddings of another number of channels than the student's."""
+    if teacher is None or not recipe.losses.embeddings:
+        return
+    theirs, own = (model.config.mask_decoder.embed_dim for model in (teacher, student))
+    if theirs != own:
+        raise ValueError(
+            f"recipe {recipe.name}: embeddings of the teacher {teacher.config.name} have {theirs} channels, those of "
+            f"the student {student.config.name} {own}: no loss compares them; learn from its masks, with "
+            "losses.mse=0 losses.cosine=0 losses.bce=1, or take another teacher"
+        )
 
 
 def _mean_over_parts(f: Callable[[Batch, PRNGKeyArray], Any], batch: Batch, key: PRNGKeyArray, count: int) -> Any:
@@ -124,15 +141,10 @@ def _loss(
     if recipe.losses.embeddings:
         side = student.config.embedding_size
         counted = None if recipe.losses.padding else valid_positions(batch["size"], side, images.shape[1])
-        # Not what a CRF sees, which lies behind.
-        mine, theirs = (
-            values[..., : model.config.mask_decoder.embed_dim]
-            for values, model in ((embeddings, student), (target, teacher or student))
-        )
         for name, measure in (("mse", losses.embedding_mse), ("cosine", losses.embedding_cosine)):
             if getattr(recipe.losses, name):
                 with jax.named_scope("losses"):
-                    metrics[name] = measure(mine, theirs, counted)
+                    metrics[name] = measure(embeddings, target, counted)
     if recipe.losses.masks:
         answer = functools.partial(student.decode_all, params, embeddings)
         model = None

@@ -100,7 +100,7 @@ def _convert_encoder(twin: Sam, precision: Precision, target: Target, input_type
 
 def _convert_decoder(twin: Sam, precision: Precision, target: Target) -> Any:
     ct = import_quietly("coremltools")
-    side, low, dim = twin.config.embedding_size, twin.config.low_res_size, twin.config.embedding_channels
+    side, low, dim = twin.config.embedding_size, twin.config.low_res_size, twin.config.mask_decoder.embed_dim
     example = (
         torch.zeros(1, dim, side, side),
         torch.zeros(1, 2, 2),

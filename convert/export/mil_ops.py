@@ -48,13 +48,6 @@ def _conv_transpose(i: Inputs) -> Tensor:
     return functional.conv_transpose2d(i["x"], i["weight"], i.get("bias"), strides, padding, 0, groups)
 
 
-def _avg_pool(i: Inputs) -> Tensor:
-    padding = _ints(i.get("pad", (0, 0, 0, 0)))
-    if i.get("pad_type", "valid") not in ("valid", "custom") or any(padding) or i.get("ceil_mode", False):
-        raise NotImplementedError("the interpreter does not know a pooling with padding")
-    return functional.avg_pool2d(i["x"], _ints(i["kernel_sizes"]), _ints(i["strides"]))
-
-
 def _gelu(i: Inputs) -> Tensor:
     mode = str(i.get("mode", "EXACT"))
     if mode not in ("EXACT", "TANH_APPROXIMATION"):
@@ -146,7 +139,6 @@ def _reduce_mean(i: Inputs) -> Tensor:
 OPS: dict[str, Callable[[Inputs], Tensor | tuple[Tensor, ...]]] = {
     "abs": lambda i: i["x"].abs(),
     "add": lambda i: torch.as_tensor(i["x"]) + i["y"],
-    "avg_pool": _avg_pool,
     "batch_norm": _batch_norm,
     "cast": _cast,
     "clip": lambda i: i["x"].clamp(float(i["alpha"]), float(i["beta"])),
@@ -155,7 +147,6 @@ OPS: dict[str, Callable[[Inputs], Tensor | tuple[Tensor, ...]]] = {
     "conv_transpose": _conv_transpose,
     "cos": lambda i: i["x"].cos(),
     "einsum": _einsum,
-    "exp": lambda i: i["x"].exp(),
     "expand_dims": lambda i: _expand_dims(i["x"], _ints(i["axes"])),
     "gather": _gather,
     "gelu": _gelu,
@@ -163,12 +154,8 @@ OPS: dict[str, Callable[[Inputs], Tensor | tuple[Tensor, ...]]] = {
     "layer_norm": _layer_norm,
     "linear": lambda i: functional.linear(i["x"], i["weight"], i.get("bias")),
     "matmul": _matmul,
-    "maximum": lambda i: torch.maximum(torch.as_tensor(i["x"]), torch.as_tensor(i["y"])),
-    "minimum": lambda i: torch.minimum(torch.as_tensor(i["x"]), torch.as_tensor(i["y"])),
     "mul": lambda i: torch.as_tensor(i["x"]) * i["y"],
     "pad": _pad,
-    "pixel_shuffle": lambda i: functional.pixel_shuffle(i["x"], int(i["upscale_factor"])),
-    "pixel_unshuffle": lambda i: functional.pixel_unshuffle(i["x"], int(i["downscale_factor"])),
     "real_div": lambda i: torch.as_tensor(i["x"]) / i["y"],
     "reduce_mean": _reduce_mean,
     "reduce_sum": _reduce_sum,
@@ -186,7 +173,6 @@ OPS: dict[str, Callable[[Inputs], Tensor | tuple[Tensor, ...]]] = {
     "squeeze": lambda i: _squeeze(i["x"], _ints(i["axes"])),
     "stack": lambda i: torch.stack(list(i["values"]), int(i["axis"])),
     "sub": lambda i: torch.as_tensor(i["x"]) - i["y"],
-    "tanh": lambda i: i["x"].tanh(),
     "tile": lambda i: i["x"].repeat(_ints(i["reps"])),
     "transpose": lambda i: i["x"].permute(_ints(i["perm"])),
 }

@@ -77,13 +77,7 @@ class Decoder(nn.Module):
         tokens = position + self.kinds[(point_labels + 1).long()]
         no_mask = prompts.no_mask_embed.weight[:, :, None, None]
         dense = has_mask * prompts.mask_downscaling(mask_input) + (1 - has_mask) * no_mask
-        image, pixels = self.mask_decoder.parts(image_embeddings)
-        image = image + dense
-        drawing = None
-        if prompts.drawing_downscaling is not None:
-            drawing = prompts.drawing(point_coords, point_labels)
-            image = image + prompts.drawing_downscaling(drawing)
-        return self.mask_decoder(image, self.image_pe, tokens, drawing, pixels)
+        return self.mask_decoder(image_embeddings + dense, self.image_pe, tokens)
 
 
 class FullSizeDecoder(nn.Module):

@@ -67,7 +67,7 @@ def export_encoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None
 
 def export_decoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None, full_size: bool = False) -> None:
     """P prompts of N points on one image; see `modules`."""
-    side, low, dim = twin.config.embedding_size, twin.config.low_res_size, twin.config.embedding_channels
+    side, low, dim = twin.config.embedding_size, twin.config.low_res_size, twin.config.mask_decoder.embed_dim
     shapes = ((1, dim, side, side), (3, 2, 2), (3, 2), (1, 1, low, low), (1,))
     given = {name: torch.ones(shape) for name, shape in zip(DECODER_INPUTS, shapes, strict=True)}
     prompts, points = Dim("prompts"), Dim("points")

@@ -111,7 +111,7 @@ def serialize(source: Source, function: Function, platforms: Sequence[str]) -> b
 
     functions: dict[str, Callable[..., Any]] = {"segment": segment, "encode": encode, "decode": decode}
     (b, p), n = export.symbolic_shape("b, p"), NUM_POINTS
-    side, dim = config.embedding_size, config.embedding_channels
+    side, dim = config.embedding_size, config.mask_decoder.embed_dim
     first = (b, side, side, dim) if function == "decode" else (b, config.image_size, config.image_size, 3)
     shapes: list[tuple[Any, Any]] = [(first, jnp.float32)]
     if function != "encode":

@@ -9,7 +9,6 @@ from repvit_sam_jax.config import ClassifierConfig, RepViTBlockConfig, RepViTCon
 from repvit_sam_jax.layers import squeeze_width
 
 from .common import ConvBN, neck, scale_and_shift, with_weights
-from .crf import PixelFeatures
 
 
 class RepVGGDW(nn.Module):
@@ -87,7 +86,6 @@ class RepViT(nn.Module):
         width = config.channels[0]
         stem = nn.Sequential(ConvBN(3, width // 2, 3, 2), nn.GELU(), ConvBN(width // 2, width, 3, 2))
         self.features = nn.ModuleList([stem, *(RepViTBlock(block) for block in config.blocks())])
-        self.depths = config.depths
 
     def stages(self) -> dict[str, tuple[str, bool]]:
         """Name of a stage in JAX -> the submodule that computes it, and whether its output is channels first."""
@@ -96,17 +94,7 @@ class RepViT(nn.Module):
 
     def extract(self, x: Tensor) -> Tensor:
         """The last block's output."""
-        return self.later_stages(self.first_stage(x))
-
-    def first_stage(self, x: Tensor) -> Tensor:
-        """Output of the last block at 1/4 of the image's side."""
-        for feature in self.features[: self.depths[0] + 1]:
-            x = feature(x)
-        return x
-
-    def later_stages(self, x: Tensor) -> Tensor:
-        """From there to the last block's output."""
-        for feature in self.features[self.depths[0] + 1 :]:
+        for feature in self.features:
             x = feature(x)
         return x
 
@@ -114,21 +102,15 @@ class RepViT(nn.Module):
 class RepViTEncoder(RepViT):
     """Images [B, 3, S, S] to embeddings [B, C, S/16, S/16]."""
 
-    def __init__(self, config: RepViTConfig, out_channels: int, crf_channels: int = 0):
+    def __init__(self, config: RepViTConfig, out_channels: int):
         super().__init__(config)
         self.neck = neck(config.channels[-1], out_channels)
-        self.pixel_features = PixelFeatures(config.channels[0], crf_channels) if crf_channels else None
 
     def stages(self) -> dict[str, tuple[str, bool]]:
-        pixels = {} if self.pixel_features is None else {"pixel_features": ("pixel_features", True)}
-        return {**super().stages(), "neck": ("neck.1", True), "embedding": ("neck.3", True), **pixels}
+        return {**super().stages(), "neck": ("neck.1", True), "embedding": ("neck.3", True)}
 
     def forward(self, images: Tensor) -> Tensor:
-        first = self.first_stage(images)
-        embedding = self.neck(self.later_stages(first))
-        if self.pixel_features is None:
-            return embedding
-        return torch.cat([embedding, self.pixel_features(images, first)], dim=1)
+        return self.neck(self.extract(images))
 
 
 class BNLinear(nn.Sequential):

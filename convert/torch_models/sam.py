@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from repvit_sam_jax.config import EncoderConfig, MaskDecoderConfig, SamConfig, TinyViTConfig, ViTConfig
-from repvit_sam_jax.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, DISC_RADIUS, DRAWN, FOREGROUND, TOP_LEFT
 
 from .common import MLP, LayerNorm2d, fuse
-from .crf import MeanField
 from .repvit import RepViTEncoder
 from .tiny_vit import TinyViTEncoder
 from .vit import ViTEncoder
@@ -36,10 +34,10 @@ class PositionEncoding(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-def _downscaling(cin: int, hidden: int, cout: int) -> nn.Sequential:
-    """Pictures [P, cin, S/4, S/4] to the size and width of the image embedding."""
+def _downscaling(hidden: int, cout: int) -> nn.Sequential:
+    """Mask logits [P, 1, S/4, S/4] to the size and width of the image embedding."""
     return nn.Sequential(
-        nn.Conv2d(cin, hidden // 4, 2, 2),
+        nn.Conv2d(1, hidden // 4, 2, 2),
         LayerNorm2d(hidden // 4),
         nn.GELU(),
         nn.Conv2d(hidden // 4, hidden, 2, 2),
@@ -50,21 +48,17 @@ def _downscaling(cin: int, hidden: int, cout: int) -> nn.Sequential:
 
 
 class PromptEncoder(nn.Module):
-    """Points, boxes and masks to tokens [P, T, C], a dense map [P or 1, C, h, w], and a picture or None."""
+    """Points, boxes and masks to tokens [P, T, C] and a dense map [P or 1, C, h, w]."""
 
     def __init__(self, config: SamConfig):
         super().__init__()
         decoder = config.mask_decoder
         dim = decoder.embed_dim
         self.image_size, self.embedding_size = config.image_size, config.embedding_size
-        self.low_res_size = config.low_res_size
         self.pe_layer = PositionEncoding(dim // 2)
         self.point_embeddings: Any = nn.ModuleList(nn.Embedding(1, dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, dim)
-        self.mask_downscaling = _downscaling(1, decoder.mask_in_channels, dim)
-        self.drawing_downscaling = (
-            _downscaling(DRAWN, decoder.drawing_channels, dim) if decoder.drawing_channels else None
-        )
+        self.mask_downscaling = _downscaling(decoder.mask_in_channels, dim)
         self.no_mask_embed = nn.Embedding(1, dim)
 
     def image_pe(self) -> Tensor:
@@ -76,11 +70,10 @@ class PromptEncoder(nn.Module):
 
     def forward(
         self, coords: Tensor | None, labels: Tensor | None, boxes: Tensor | None, masks: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor]:
         given = next(t for t in (coords, boxes, masks) if t is not None)
         count, device = given.shape[0], given.device
         tokens = [torch.zeros(count, 0, self.no_mask_embed.embedding_dim, device=device)]
-        drawn = [(torch.zeros(count, 0, 2, device=device), torch.zeros(count, 0, device=device))]
         if coords is not None and labels is not None:
             if boxes is None:
                 coords = torch.cat([coords, torch.zeros(count, 1, 2, device=device)], dim=1)
@@ -88,42 +81,11 @@ class PromptEncoder(nn.Module):
             placed = (labels >= 0)[..., None]
             kinds = torch.cat([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])
             tokens.append(self._position(coords) * placed + kinds[labels.long() + 1])
-            drawn.append((coords, labels))
         if boxes is not None:
             corners = torch.cat([self.point_embeddings[2].weight, self.point_embeddings[3].weight])
             tokens.append(self._position(boxes.reshape(count, 2, 2)) + corners)
-            drawn.append((boxes.reshape(count, 2, 2), torch.tensor([[TOP_LEFT, BOTTOM_RIGHT]] * count, device=device)))
         dense = self.no_mask_embed.weight[:, :, None, None] if masks is None else self.mask_downscaling(masks)
-        if self.drawing_downscaling is None:
-            return torch.cat(tokens, dim=1), dense, None
-        drawing = self.drawing(*(torch.cat(parts, dim=1) for parts in zip(*drawn, strict=True)))
-        return torch.cat(tokens, dim=1), dense + self.drawing_downscaling(drawing), drawing
-
-    def drawing(self, coords: Tensor, labels: Tensor) -> Tensor:
-        """[P, 4, S/4, S/4]: the prompts as `repvit_sam_jax.prompt_encoder.draw` draws them.
-
-        Comparisons are arithmetic, on labels of any type: every runtime that the module is exported to has that.
-        """
-        coords = coords + 0.5
-        step = self.image_size / self.low_res_size
-        edges = step * torch.arange(self.low_res_size, dtype=torch.float32, device=coords.device)
-        kinds = {
-            label: torch.clamp(1 - (labels.float() - label).abs(), min=0)[..., None]
-            for label in (BACKGROUND, FOREGROUND, TOP_LEFT, BOTTOM_RIGHT)
-        }
-        first, last = ((kinds[label] * coords).sum(1) for label in (TOP_LEFT, BOTTOM_RIGHT))
-        covered, distance = [], []
-        for axis in (0, 1):
-            inside = torch.minimum(edges + step, last[:, axis, None]) - torch.maximum(edges, first[:, axis, None])
-            covered.append(torch.clamp(inside / step, 0, 1))
-            offset = (edges + step / 2 - coords[..., axis, None]).abs() / DISC_RADIUS
-            distance.append(torch.clamp(offset, max=2).square())
-        has_box = (kinds[TOP_LEFT].sum(1) * kinds[BOTTOM_RIGHT].sum(1))[..., None]
-        inside = covered[1][:, :, None] * covered[0][:, None, :] * has_box
-        outside = torch.clamp(2 - 4 * inside, 0, 1) * has_box
-        discs = torch.clamp((4 - distance[1][..., :, None] - distance[0][..., None, :]) / 3, 0, 1)
-        points = [torch.clamp((kinds[label][..., None] * discs).sum(1), max=1) for label in (FOREGROUND, BACKGROUND)]
-        return torch.stack([inside, outside, *points], dim=1)
+        return torch.cat(tokens, dim=1), dense
 
     def _position(self, coords: Tensor) -> Tensor:
         return self.pe_layer((coords + 0.5) / self.image_size)
@@ -223,24 +185,8 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(MLP((dim, dim, dim, dim // 8)) for _ in range(count))
         hidden = [config.iou_head_hidden_dim] * (config.iou_head_depth - 1)
         self.iou_prediction_head = MLP((dim, *hidden, count))
-        self.drawing_head = nn.Linear(dim, DRAWN) if config.drawing_channels else None
-        self.crf = MeanField() if config.crf_channels else None
-        self.embed_dim = dim
 
-    def parts(self, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the transformer attends to, and what the CRF sees."""
-        if self.crf is None:
-            return embedding, None
-        return embedding[:, : self.embed_dim], embedding[:, self.embed_dim :]
-
-    def forward(
-        self,
-        image: Tensor,
-        image_pe: Tensor,
-        tokens: Tensor,
-        drawing: Tensor | None = None,
-        pixels: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         count, (h, w) = tokens.shape[0], image.shape[2:]
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(count, -1, -1), tokens], dim=1)
@@ -248,15 +194,7 @@ class MaskDecoder(nn.Module):
         tokens, image = self.transformer(image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2), tokens)
         upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, (h, w)))
         weights = [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
-        side = (4 * h, 4 * w)
-        masks = (torch.stack(weights, dim=1) @ upscaled.flatten(2)).unflatten(2, side)
-        picture = None
-        if self.drawing_head is not None and drawing is not None:
-            picture = (self.drawing_head(tokens[:, 1 : 1 + len(weights)]) @ drawing.flatten(2)).unflatten(2, side)
-        if self.crf is not None and pixels is not None:
-            masks = self.crf(masks, picture, pixels)
-        elif picture is not None:
-            masks = masks + picture
+        masks = (torch.stack(weights, dim=1) @ upscaled.flatten(2)).unflatten(2, (4 * h, 4 * w))
         return masks, self.iou_prediction_head(tokens[:, 0])
 
 
@@ -266,7 +204,7 @@ def image_encoder(config: EncoderConfig, decoder: MaskDecoderConfig) -> RepViTEn
         return ViTEncoder(config, decoder.embed_dim)
     if isinstance(config, TinyViTConfig):
         return TinyViTEncoder(config, decoder.embed_dim)
-    return RepViTEncoder(config, decoder.embed_dim, decoder.crf_channels)
+    return RepViTEncoder(config, decoder.embed_dim)
 
 
 class Sam(nn.Module):
@@ -302,8 +240,7 @@ class Sam(nn.Module):
         `embedding` [1, C, h, w], `coords` [P, N, 2] and `boxes` [P, 4] in the resized frame, `labels` [P, N],
         `masks` [P, 1, S/4, S/4].
         """
-        tokens, dense, drawing = self.prompt_encoder(coords, labels, boxes, masks)
-        image, pixels = self.mask_decoder.parts(embedding)
-        logits, iou = self.mask_decoder(image + dense, self.prompt_encoder.image_pe(), tokens, drawing, pixels)
+        tokens, dense = self.prompt_encoder(coords, labels, boxes, masks)
+        logits, iou = self.mask_decoder(embedding + dense, self.prompt_encoder.image_pe(), tokens)
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         return logits[:, chosen], iou[:, chosen]

@@ -17,7 +17,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from ..config import RepViTBlockConfig, RepViTConfig
-from ..crf import PixelFeatures
 from ..layers import (
     BatchNorm,
     ConvBN,
@@ -199,53 +198,22 @@ class RepViT(nnx.Module):
         self, images: Float[Array, "b h w 3"], *, train: bool, stages: Stages | None, remat: Remat = "none"
     ) -> Float[Array, "b h2 w2 c"]:
         """The last block's output; `stages`, if given, is filled with `stem`, `blocks.1`, `blocks.2`, ..."""
-        first = self.first_stage(images, train=train, stages=stages, remat=remat)
-        return self.later_stages(first, train=train, stages=stages, remat=remat)
-
-    def first_stage(
-        self, images: Float[Array, "b h w 3"], *, train: bool, stages: Stages | None, remat: Remat = "none"
-    ) -> Float[Array, "b h4 w4 c"]:
-        """Output of the last block at 1/4 of the image's side."""
         x, _ = apply_run([[self.stem]], images.astype(self.dtype), train=train, remat=remat)
         if stages is not None:
             stages["stem"] = x
-        return self._apply(x, range(1, self.config.depths[0] + 1), train=train, stages=stages, remat=remat)
-
-    def later_stages(
-        self, x: Float[Array, "b h4 w4 c"], *, train: bool, stages: Stages | None, remat: Remat = "none"
-    ) -> Float[Array, "b h2 w2 c2"]:
-        """From there to the last block's output."""
-        rest = range(self.config.depths[0] + 1, len(self.blocks) + 1)
-        return self._apply(x, rest, train=train, stages=stages, remat=remat)
-
-    def _apply(
-        self, x: Float[Array, "b h w c"], indices: range, *, train: bool, stages: Stages | None, remat: Remat
-    ) -> Float[Array, "b h2 w2 c2"]:
         # In deploy form the loops over pixels are enough to keep blocks apart, and stacking 90 MB of params would take
         # about 4% of the time on CPU.
         single = ([(block.index,)] for block in self.config.blocks())
-        runs = (run for run in (single if self.deploy else _runs(self.config)) if run[0][0] in indices)
+        runs = single if self.deploy else _runs(self.config)
         return apply_blocks(self.blocks, runs, x, train=train, stages=stages, remat=remat)
 
 
 class RepViTEncoder(RepViT):
     """Normalised image to image embedding, at 1/16 of its size."""
 
-    def __init__(
-        self,
-        config: RepViTConfig,
-        out_channels: int,
-        crf_channels: int = 0,
-        *,
-        deploy: bool,
-        dtype: jnp.dtype,
-        rngs: Keys,
-    ):
+    def __init__(self, config: RepViTConfig, out_channels: int, *, deploy: bool, dtype: jnp.dtype, rngs: Keys):
         super().__init__(config, deploy=deploy, dtype=dtype, rngs=rngs)
         self.neck = Neck(config.channels[-1], out_channels, dtype=dtype, rngs=rngs)
-        self.has_pixel_features = crf_channels > 0
-        if self.has_pixel_features:
-            self.pixel_features = PixelFeatures(config.channels[0], crf_channels, rngs=rngs)
 
     def __call__(
         self,
@@ -257,18 +225,9 @@ class RepViTEncoder(RepViT):
     ) -> Float[Array, "b h16 w16 c"]:
         """Embed images; with `train`, normalise by batch statistics and update the running ones in place.
 
-        `stages`, if given, is filled with the activations `stem`, `blocks.1`, ..., `neck`, `embedding`, and
-        `pixel_features`, which lie behind the embedding if the decoder has a CRF.
+        `stages`, if given, is filled with the activations `stem`, `blocks.1`, ..., `neck`, `embedding`.
         """
-        first = self.first_stage(images, train=train, stages=stages, remat=remat)
-        last = self.later_stages(first, train=train, stages=stages, remat=remat)
-        embedding = self.neck(last, stages)
-        if not self.has_pixel_features:
-            return embedding
-        pixels = self.pixel_features(images, first)
-        if stages is not None:
-            stages["pixel_features"] = pixels
-        return jnp.concatenate([embedding, pixels], axis=-1)
+        return self.neck(self.features(images, train=train, stages=stages, remat=remat), stages)
 
 
 def _runs(config: RepViTConfig) -> Iterator[list[tuple[int, ...]]]:

@@ -50,7 +50,7 @@ def arguments_of(recipe):
     student = state.make_student(recipe)
     _, params = abstract_teacher("micro_vit", student.config.image_size, recipe.dtype)
     now = state.abstract_state(recipe, student, make_optimizer(recipe, 8))
-    return now, params, state.abstract_batch(recipe, student, cached=False)
+    return now, params, state.abstract_batch(recipe, student)
 
 
 def make_batch(rng, b=4, k=5) -> dict[str, np.ndarray]:

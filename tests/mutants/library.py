@@ -177,8 +177,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="predicted-ious-of-other-masks",
         file=_DECODER,
-        old="[..., chosen.start : chosen.stop]\n            if drawing",
-        new="[..., : len(chosen)]\n            if drawing",
+        old="[..., chosen.start : chosen.stop]",
+        new="[..., : len(chosen)]",
         tests=(f"{_PYTORCH}[point-True]",),
     ),
     Mutant(

@@ -13,11 +13,11 @@ LIBRARY = ROOT / "repvit_sam_jax"
 LEVELS = [
     {"config"},
     {"layers", "reparam", "checkpoint", "transforms", "overlay"},
-    {"encoders.blocks", "prompt_encoder", "transformer", "crf"},
+    {"encoders.blocks", "prompt_encoder", "transformer"},
     {"encoders.repvit", "encoders.vit", "model"},
     {"encoders.tiny_vit", "classifier"},
     {"mask_decoder", "prompts", "masks"},
-    {"sam"},
+    {"sam", "inference.refine"},
     {"loading"},
     {"predictor"},
     {"mask_generator", "photos", "runtimes.onnx"},

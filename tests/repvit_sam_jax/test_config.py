@@ -71,7 +71,7 @@ def test_every_preset_initialises_and_runs_abstractly(name, form):
     assert jax.tree.structure(params) == jax.tree.structure(model.abstract_params())
     size = model.config.image_size
     out = jax.eval_shape(model.encode, params, jax.ShapeDtypeStruct((2, size, size, 3), np.float32))
-    dim = model.config.embedding_channels
+    dim = model.config.mask_decoder.embed_dim
     assert (out.shape, out.dtype) == ((2, size // 16, size // 16, dim), np.float32)
 
 
@@ -130,3 +130,12 @@ def test_damaged_config_is_an_error():
         config_from_dict(values)
     with pytest.raises(ValueError, match="colour"):
         config_from_dict({**dataclasses.asdict(PRESETS["tiny"]), "colour": 1})
+
+
+def test_files_of_version_0_1():
+    """Their decoders could have two extensions of SAM, which no published model had."""
+    values = dataclasses.asdict(PRESETS["tiny"])
+    decoder = {**values["mask_decoder"], "drawing_channels": 0, "crf_channels": 0}
+    assert config_from_dict({**values, "mask_decoder": decoder}) == PRESETS["tiny"]
+    with pytest.raises(ValueError, match=r"crf_channels': 8\}: an extension of SAM that only version 0.1 could run"):
+        config_from_dict({**values, "mask_decoder": {**decoder, "crf_channels": 8}})

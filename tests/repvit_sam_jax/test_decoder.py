@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from repvit_sam_jax import Prompts, Sam, mask_decoder, prompt_encoder, transformer
+from repvit_sam_jax import Prompts, Sam, mask_decoder, transformer
 from repvit_sam_jax.mask_decoder import Pending
 from tests.helpers.measures import close, relative_rms
 from tests.helpers.models import decode, make_prompts, tiny_with
@@ -85,25 +85,6 @@ def test_equals_pytorch(tiny, twin, embeddings, kind, multimask_output):
     check_pytorch(*tiny, twin, embeddings, make_prompts(**KINDS[kind]), multimask_output)
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize("kind", ["box and points", "masks and many points"])
-def test_drawn_prompts_equal_pytorch(tiny_drawing, embeddings, kind):
-    check_pytorch(*tiny_drawing, twin_of(*tiny_drawing), embeddings, make_prompts(**KINDS[kind]), True)
-
-
-@pytest.fixture(scope="module")
-def with_pixels(embeddings):
-    """And what a CRF of four channels sees, pixels that look like each other and pixels that do not."""
-    pixels = np.random.default_rng(6).normal(size=(2, 8, 8, 64)).astype(np.float32)
-    return np.concatenate([embeddings, 0.5 * pixels], axis=-1)
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize(("kind", "multimask_output"), [("box and points", False), ("masks", True)])
-def test_crf_equals_pytorch(tiny_crf, with_pixels, kind, multimask_output):
-    check_pytorch(*tiny_crf, twin_of(*tiny_crf), with_pixels, make_prompts(**KINDS[kind]), multimask_output)
-
-
 def check_pytorch(model, params, twin, embeddings, prompts, multimask_output):
     import torch
 
@@ -124,64 +105,12 @@ def check_pytorch(model, params, twin, embeddings, prompts, multimask_output):
         assert np.mean((np.asarray(masks[b]) > 0) == (expected_masks.numpy() > 0)) >= 0.9999
 
 
-def plainly_drawn(coords, labels, size, side):
-    """Pixel by pixel, from coordinates as users count them: from the centre of the first pixel."""
-    picture = np.zeros((side, side, 4))
-    step = size / side
-    corners = {label: coords[labels == label] for label in (2, 3)}
-    for row, column in np.ndindex(side, side):
-        if len(corners[2]):
-            (x0, y0), (x1, y1) = corners[2][0] + 0.5, corners[3][0] + 0.5
-            width = max(0, min(x1, (column + 1) * step) - max(x0, column * step))
-            height = max(0, min(y1, (row + 1) * step) - max(y0, row * step))
-            covered = width * height / step**2
-            picture[row, column, :2] = covered, np.clip(2 - 4 * covered, 0, 1)
-        centre = np.array([column + 0.5, row + 0.5]) * step - 0.5
-        for label, channel in ((1, 2), (0, 3)):
-            for point in coords[labels == label]:
-                squared = ((point - centre) ** 2).sum() / 8**2
-                picture[row, column, channel] += np.clip((4 - squared) / 3, 0, 1)
-    return np.minimum(picture, 1)
-
-
-def test_drawn_prompts():
-    """Of any length: padding is not seen, and a box is its corners."""
-    prompts = make_prompts(n=6)
-    coords, labels = np.array(prompts.point_coords), np.array(prompts.point_labels)
-    boxes = make_prompts(n=0, boxes=True).boxes
-    for i, box in enumerate(boxes.reshape(-1, 4)[:4]):  # the last two prompts have none
-        at = np.unravel_index(i, (2, 3))
-        coords[at][3:5], labels[at][3:5] = box.reshape(2, 2), (2, 3)
-    coords[0, 0, 3:5] = [[20.2, 31.0], [21.1, 90.4]]  # thinner than a pixel of the picture
-    labels[1, 2, 0] = -1
-    found = prompt_encoder.draw(coords + np.float32(0.5), labels, 128, 32)
-    for at in np.ndindex(2, 3):
-        np.testing.assert_allclose(
-            np.moveaxis(found[at], 0, -1), plainly_drawn(coords[at], labels[at], 128, 32), atol=1e-5
-        )
-
-
-@SLOW
-@pytest.mark.parametrize("size", [1, 2, 64])
-def test_drawn_prompts_few_at_a_time(tiny_crf, with_pixels, monkeypatch, size):
-    """As a mask generator asks for them, and as training does: all at once."""
-    (model, params), embeddings = tiny_crf, with_pixels
-    prompts = make_prompts(n=2, p=3, boxes=True)
-    expected = jax.tree.map(lambda x: x[:, :, 1:], jax.jit(model.decode_all)(params, embeddings, prompts))
-    monkeypatch.setattr(mask_decoder, "over_prompts", lambda f, arrays: mask_decoder._in_chunks(f, size, arrays))
-    close(jax.jit(lambda *arguments: model.decode(*arguments))(params, embeddings, prompts), expected, bound=1e-5)
-    above = jax.jit(lambda *arguments: model._decode_above(*arguments))(params, embeddings, prompts, -np.inf)
-    close(above, expected, bound=1e-5)
-
-
 @pytest.mark.torch
-@pytest.mark.parametrize("draws", [False, True])
-def test_uneven_prompts_equal_pytorch(tiny, tiny_drawing, embeddings, draws):
+def test_uneven_prompts_equal_pytorch(tiny, twin, embeddings):
     """PyTorch gets every prompt alone and without padding."""
     import torch
 
-    model, params = tiny_drawing if draws else tiny
-    twin = twin_of(model, params)
+    model, params = tiny
     prompts = uneven(make_prompts(n=4))
     masks, iou = decode(model, params, embeddings, prompts)
     for b, p in np.ndindex(2, 3):

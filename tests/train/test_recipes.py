@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from repvit_sam_jax import PRESETS, Sam, checkpoint, crf
-from repvit_sam_jax.config import MODELS, get_config
+from repvit_sam_jax import config
 from repvit_sam_jax.loading import read_params
-from tests.helpers.models import make_prompts
+from tests.helpers.micro import ENCODER
 from train import __main__ as command
+from train import loop
 from train.optim import make_optimizer
-from train.recipe import from_json, get_recipe, recipes, to_json
-from train.state import abstract_batch, abstract_state, initial_params, make_student, read_start
+from train.recipe import Losses, from_json, get_recipe, recipes, to_json
+from train.state import abstract_batch, abstract_state, initial_params, make_student
 from train.step import make_step
 from train.teacher import abstract_teacher, load_teacher, needed_params
 
@@ -124,7 +124,7 @@ def fits_together(recipe, teacher, *, cached):
     teacher, params = abstract_teacher(teacher, student.config.image_size, recipe.dtype)
     params = needed_params(params, encoder=not cached, decoder=recipe.asks_teacher)
     state = abstract_state(recipe, student, make_optimizer(recipe, 10))
-    batch = abstract_batch(recipe, student, cached=cached)
+    batch = abstract_batch(recipe, student, teacher if cached else None)
     after, metrics = jax.eval_shape(make_step(recipe, student, teacher, 10), state, params, batch)
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
@@ -148,83 +148,33 @@ def test_the_step_of_small_models_fits_together():
     assert set(metrics) == {"mse", "bce", "dice", "loss", "learning_rate", "grad_norm", "update_norm", "skipped"}
 
 
-@pytest.mark.parametrize("kind", ["tiny_drawing", "tiny_crf"])
-def test_weights_without_a_part_start_a_model_that_has_it(request, tiny_train, kind, tmp_path, monkeypatch):
-    """All that the file holds is taken over, and its image size is none of the student's."""
-    path = tmp_path / "x.safetensors"
-    checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
-    monkeypatch.setitem(MODELS, kind, request.getfixturevalue(kind)[0].config)
-    student = make_student(dataclasses.replace(get_recipe("smoke"), student=kind, image_size=64))
-    config, params = read_start(path, student, 0)
-    assert config == dataclasses.replace(student.config, image_size=128)
-    assert jax.tree.structure(params) == jax.tree.structure(student.abstract_params())
-    found = dict(jax.tree_util.tree_leaves_with_path(params))
-    for leaf_path, leaf in jax.tree_util.tree_leaves_with_path(tiny_train[1]):
-        np.testing.assert_array_equal(found[leaf_path], leaf)
-    assert len(found) > len(jax.tree.leaves(tiny_train[1]))
-    assert read_start(path, Sam(PRESETS["tiny_mobile_sam"], "train"), 0)[0] == PRESETS["tiny"]
-
-
-@pytest.mark.slow(group="train")
-def test_drawn_prompts_start_by_cutting_masks_off_at_boxes(tiny_train, tiny_drawing, tmp_path, monkeypatch, rng):
-    """Weights of a model that does not draw start one that does."""
-    path = tmp_path / "x.safetensors"
-    checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
-    monkeypatch.setitem(PRESETS, "drawing", tiny_drawing[0].config)
-    monkeypatch.setitem(MODELS, "drawing", tiny_drawing[0].config)
-    recipe = dataclasses.replace(get_recipe("smoke"), student="drawing", init=str(path), image_size=64)
-    student = make_student(recipe)
-    params = initial_params(recipe, student, None)
-    assert jax.tree.structure(params) == jax.tree.structure(student.abstract_params())
-    assert read_start(path, student, 0)[0] == dataclasses.replace(student.config, image_size=128)
-    assert read_start(path, Sam(PRESETS["tiny_mobile_sam"], "train"), 0)[0] == PRESETS["tiny"]
-    plain = Sam(get_config("tiny", 64), "train")
-    jax.tree.map(np.testing.assert_array_equal, params["image_encoder"], tiny_train[1]["image_encoder"])
-    side, width = plain.config.embedding_size, plain.config.embedding_channels
-    embedding = rng.normal(size=(1, side, side, width)).astype(np.float32)
-    box = np.array([[[8.0, 16.0, 40.0, 48.0]]], np.float32) - 0.5  # whole pixels of the low-resolution mask
-    points = dataclasses.replace(make_prompts(b=1, p=1), boxes=None)
-    every = points, dataclasses.replace(points, boxes=box)
-    answers = (
-        jax.jit(lambda p, e, *every, model=model: [model.decode(p, e, prompts) for prompts in every])(
-            p, embedding, *every
-        )
-        for model, p in ((student, params), (plain, tiny_train[1]))
+@pytest.fixture
+def wide_teacher(monkeypatch):
+    """A preset whose embeddings have twice the student's channels."""
+    micro = config.MODELS["micro_vit"]
+    wide = dataclasses.replace(
+        micro, name="wide", mask_decoder=dataclasses.replace(micro.mask_decoder, embed_dim=32, iou_head_hidden_dim=32)
     )
-    for prompts, (drawn, iou), (masks, expected) in zip(every, *answers, strict=True):
-        np.testing.assert_allclose(iou, expected, atol=1e-5)
-        masks = np.array(masks)
-        if prompts.boxes is not None:
-            outside = np.ones((16, 16), bool)
-            outside[4:12, 2:10] = False
-            masks[..., outside] -= 8
-        np.testing.assert_allclose(drawn, masks, atol=1e-5)
+    monkeypatch.setitem(config.MODELS, "wide", wide)
+    return "wide"
 
 
-@pytest.mark.slow(group="train")
-def test_a_crf_starts_on_weights_without_one(tiny_train, tiny_crf, tmp_path, monkeypatch):
-    path = tmp_path / "x.safetensors"
-    checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
-    config = tiny_crf[0].config
-    monkeypatch.setitem(PRESETS, "crf", config)
-    monkeypatch.setitem(MODELS, "crf", config)
-    recipe = dataclasses.replace(get_recipe("smoke"), student="crf", init=str(path), image_size=64)
-    student = make_student(recipe)
-    params = initial_params(recipe, student, None)
-    assert jax.tree.structure(params) == jax.tree.structure(student.abstract_params())
-    images = np.random.default_rng(0).normal(size=(1, 64, 64, 3)).astype(np.float32)
-    plain, prompts = Sam(get_config("tiny", 64), "train"), make_prompts(b=1, p=2, n=1)
-    embedding, expected = jax.jit(student.encode)(params, images), jax.jit(plain.encode)(tiny_train[1], images)
-    width = plain.config.embedding_channels
-    np.testing.assert_allclose(embedding[..., :width], expected, atol=1e-5)
-    assert embedding.shape[-1] == student.config.embedding_channels == width + 16 * 4
-    masks, iou = jax.jit(student.decode)(params, embedding, prompts)
-    rough, expected_iou = jax.jit(plain.decode)(tiny_train[1], expected, prompts)
-    np.testing.assert_allclose(iou, expected_iou, atol=1e-5)
-    refined = jax.jit(lambda rough, seen: crf.MeanField()(rough, None, crf.affinities(seen)))(
-        rough, embedding[..., width:]
+def test_a_cache_holds_the_channels_of_its_teacher(wide_teacher):
+    """FLOPs of a step and its compilation ahead of time see a batch as the cache makes it."""
+    recipe = dataclasses.replace(
+        recipes()["edgesam_stage2"], student="micro", decoder="init", losses=Losses(mse=0, bce=1.0)
     )
-    np.testing.assert_allclose(masks, refined, atol=1e-4)
+    assert "mse" not in fits_together(recipe, wide_teacher, cached=True)
+
+
+def test_embeddings_of_other_channels_are_not_compared(wide_teacher, photos, tmp_path):
+    recipe = dataclasses.replace(ENCODER, teacher=f"random:{wide_teacher}")
+    expected = r"teacher wide have 32 channels, those of the student micro 16: .*losses\.mse=0"
+    with pytest.raises(ValueError, match=expected):
+        loop.train(recipe, tmp_path / "run", loop.Inputs((photos,)))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=expected):
+        fits_together(recipe, wide_teacher, cached=True)
 
 
 def test_student_and_teacher_may_be_the_demonstration_model(demo):

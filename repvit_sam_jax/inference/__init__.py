@@ -1,0 +1,1 @@
+"""Prompts to masks: what a user does with an encoded photo."""
