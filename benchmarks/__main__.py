@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,8 @@ import tyro
 from convert.synthetic import synthetic_image
 from repvit_sam_jax import Prompts, Sam, transforms
 from repvit_sam_jax.config import SamConfig, get_config
-from repvit_sam_jax.model import Params
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.terminal import errors_in_one_line
 
 from . import report
 from .harness import Candidate, environment, timed
@@ -24,7 +25,7 @@ from .harness import Candidate, environment, timed
 What = Literal["encoder", "decoder", "everything", "startup", "tpu-cost", "models", "input", "all"]
 
 
-def main(
+def measure(
     what: Annotated[What, tyro.conf.Positional] = "all",
     data: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
     *,
@@ -43,7 +44,7 @@ def main(
       what: "everything" is the automatic mask generator, "startup" what comes before the first result, "tpu-cost" an
         estimate by the TPU compiler, and "models" a table of the published segmenters, which needs 15 GB of memory and
         a quarter of an hour; "input" is that of training. The last two are not among "all".
-      data: For "input", photos as `python -m train index` takes them.
+      data: For "input", photos as `repvit-sam train index` takes them.
       preset: The model.
       image_size: Input side in pixels, if not the preset's.
       batch: Images at once, for the encoder and "input".
@@ -54,12 +55,12 @@ def main(
       markdown: Print tables for a README, in place of ratios alone.
     """
     if as_json and markdown:
-        raise SystemExit("error: give --json or --markdown, not both")
+        raise ValueError("give --json or --markdown, not both")
     if bool(data) != (what == "input"):
-        raise SystemExit("error: input needs photos, python -m benchmarks input DATA, and nothing else takes any")
+        raise ValueError("input needs photos, python -m benchmarks input DATA, and nothing else takes any")
     for name, value in {"batch": min(batch), "prompts": min(prompts), "points": points, "rounds": rounds}.items():
         if value < 1:
-            raise SystemExit(f"error: --{name} must be at least 1, got {value}")
+            raise ValueError(f"--{name} must be at least 1, got {value}")
     config = get_config(preset, image_size)
     sections: dict[str, Any] = {}
     for name, measure in _sections(what, data, config, batch, prompts, points, rounds).items():
@@ -151,8 +152,11 @@ def _decoders(model: Sam, params: Params, embed: Callable[[], np.ndarray], count
     return timed([*theirs, ours("jax_fp32", model, 1e-5), ours("jax_bf16", half, 5e-2)], rounds)
 
 
+def main(args: Sequence[str] | None = None, prog: str = "benchmarks") -> None:
+    """Entry point of `benchmarks`, with its arguments or those of the process."""
+    with errors_in_one_line():
+        tyro.cli(measure, args=args, prog=prog, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+
+
 if __name__ == "__main__":
-    try:
-        tyro.cli(main, prog="benchmarks", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    main()

@@ -15,8 +15,8 @@ from jaxtyping import Array
 from convert.synthetic import synthetic_image
 from repvit_sam_jax import Prompts, Sam, SamAutomaticMaskGenerator, SamPredictor
 from repvit_sam_jax.config import SamConfig
-from repvit_sam_jax.mask_generator import _prompts
-from repvit_sam_jax.model import Params
+from repvit_sam_jax.inference.mask_generator import _prompts
+from repvit_sam_jax.models.model import Params
 
 from .harness import Candidate, timed
 
@@ -144,10 +144,12 @@ def lively(model: Sam, params: Params, image: np.ndarray, sharpness: float = 3.0
 def _mask_factors(model: Sam, params: Params, embedding: Array, prompts: Prompts) -> tuple[Array, Array]:
     """What masks are products of, for each prompt: pixels [P, N, C/8] and weights [P, 3, C/8]."""
     decoder = model._merge(params).mask_decoder
-    _, _, stages = model.decode(params, embedding, prompts, return_stages=True)
-    *_, image = (value[0] for name, value in stages.items() if name.endswith(".image"))
-    tokens = stages["transformer.final"][0]
-    pixels = decoder.output_upscaling(image.reshape(-1, image.shape[-1])).reshape(len(image), 16 * image.shape[1], -1)
+    _, intermediates = model.decode_with_intermediates(params, embedding, prompts)
+    *_, image = (value[0] for name, value in intermediates.items() if name.endswith(".image"))
+    tokens = intermediates["transformer.final"][0]
+    width = image.shape[-1] // 8
+    each = jnp.broadcast_to(jnp.eye(width), (1, len(image), width, width))  # as if each channel were a mask
+    pixels = decoder.output_upscaling(image[None], each)[0].reshape(len(image), width, -1).mT
     return pixels, jnp.stack([decoder.hypernetworks[str(i)](tokens[:, 1 + i]) for i in range(1, 4)], axis=1)
 
 

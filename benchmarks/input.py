@@ -17,7 +17,16 @@ import jax
 import numpy as np
 
 from repvit_sam_jax import transforms
-from train.data import ExampleConfig, Reading, Source, batches, make_example, open_source, read_annotations, to_device
+from repvit_sam_jax.data import (
+    ExampleConfig,
+    Reading,
+    Source,
+    batches,
+    make_example,
+    open_source,
+    read_annotations,
+    to_device,
+)
 
 from .harness import Candidate, interleave
 
@@ -30,7 +39,7 @@ def input_pipeline(data: Sequence[Path], image_size: int, batch_size: int, round
     """Time whole batches on the host, for the fastest setting on a device too, and the stages of an example.
 
     Args:
-      data: as `train.data.open_source` takes it; without masks, examples have none.
+      data: as `data.open_source` takes it; without masks, examples have none.
       image_size: S.
       batch_size: photos of a batch.
       rounds: timed runs of each setting, in turns. One is eight batches, or as many as hold `_SAMPLE` photos, after the

@@ -12,9 +12,10 @@ import numpy as np
 from convert import mapping
 from convert.download import PUBLISHED, file_name
 from convert.synthetic import manifest, synthetic_image, synthetic_state_dict
-from repvit_sam_jax import Sam, reparam, transforms
+from repvit_sam_jax import Sam, transforms
 from repvit_sam_jax.config import Form, SamConfig, get_config
-from repvit_sam_jax.model import Params
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.weights import reparam
 
 from . import rivals
 from .harness import Candidate, interleave

@@ -23,9 +23,9 @@ from convert.to_torch import to_state_dict
 from convert.torch_models import Sam as TorchSam
 from convert.torch_models import twin_of
 from repvit_sam_jax.config import SamConfig
-from repvit_sam_jax.model import Params
-from repvit_sam_jax.prompt_encoder import NOT_A_POINT, Prompts
-from repvit_sam_jax.sam import Sam
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.models.prompt_encoder import NOT_A_POINT, Prompts
+from repvit_sam_jax.models.sam import Sam
 
 from .harness import Candidate
 

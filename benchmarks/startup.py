@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image
 
 from convert.synthetic import synthetic_image
-from repvit_sam_jax import checkpoint
 from repvit_sam_jax.config import SamConfig
-from repvit_sam_jax.model import Params
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.weights import checkpoint
 
 from .harness import Candidate, interleave
 

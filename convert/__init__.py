@@ -1,1 +1,1 @@
-"""Checkpoints between PyTorch and JAX, their parity, and exports. `python -m convert --help`."""
+"""Checkpoints between PyTorch and JAX, their parity, and exports. `repvit-sam convert --help`."""

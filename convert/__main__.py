@@ -1,17 +1,20 @@
-"""`python -m convert`: checkpoints between PyTorch and JAX, and their parity."""
+"""`repvit-sam convert`: checkpoints between PyTorch and JAX, and their parity."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from repvit_sam_jax.config import Form, get_model_config
+from repvit_sam_jax.terminal import errors_in_one_line
 
-from .extras import EXTRAS, OPTIONAL, missing
+EXTRAS = {"onnx": "export", "coreml": "export", "coreml-bench": "export", "litert": "litert"}
+"""Commands that need more than the extra `convert`, which brings the first package that they miss."""
 
 app = tyro.extras.SubcommandApp()
 Source = Annotated[Path, tyro.conf.Positional]
@@ -210,7 +213,7 @@ def coreml_bench(
     """Time Core ML packages on this Mac, beside the published figures; or add what Xcode measured on a device.
 
     Args:
-      folder: From `python -m convert coreml`.
+      folder: From `repvit-sam export coreml`.
       runs: Predictions for each choice of compute units.
       import_report: A JSON file with the numbers of Xcode's performance report, in place of measuring; its form is in
         docs/export.md.
@@ -251,18 +254,11 @@ def stablehlo(
     print(f"wrote {out}: {function} for {', '.join(names)}, {out.stat().st_size / 1e6:.1f} MB")
 
 
-def main() -> None:
-    """Entry point: expected errors become one line and exit code 1."""
-    try:
-        app.cli(prog="convert", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
-    except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
-            raise
-        print(f"error: {missing([error.name], EXTRAS.get(sys.argv[1], 'convert'))}", file=sys.stderr)
-        raise SystemExit(1) from error
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+def main(args: Sequence[str] | None = None, prog: str = "convert") -> None:
+    """Entry point of `convert`, with its arguments or those of the process."""
+    given = sys.argv[1:] if args is None else list(args)
+    with errors_in_one_line(EXTRAS.get(given[0]) if given else None):
+        app.cli(args=given, prog=prog, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 
 import repvit_sam_jax
-from repvit_sam_jax import checkpoint
-from repvit_sam_jax.checkpoint import CheckpointError, Metadata
 from repvit_sam_jax.config import CLASSIFIERS, ClassifierConfig, RepViTConfig, SamConfig, get_config
-from repvit_sam_jax.model import Params
-from repvit_sam_jax.sam import Sam
+from repvit_sam_jax.files import sha256
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.models.sam import Sam
+from repvit_sam_jax.weights import checkpoint
+from repvit_sam_jax.weights.checkpoint import CheckpointError, Metadata
 
 from . import mapping
-from .digest import sha256
 from .from_torch import check_target, read_state_dict
 
 

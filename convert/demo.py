@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from repvit_sam_jax import SamAutomaticMaskGenerator, SamPredictor, load
-from repvit_sam_jax.loading import DEMO
-from repvit_sam_jax.overlay import draw_masks, draw_overlay
+from repvit_sam_jax.inference.overlay import draw_masks, draw_overlay
+from repvit_sam_jax.weights.loading import DEMO
 
 from .download import DownloadError, download
 from .from_torch import from_torch

@@ -8,8 +8,7 @@ import pooch
 import requests
 
 from repvit_sam_jax.config import get_model_config
-
-from .digest import sha256
+from repvit_sam_jax.files import sha256
 
 _REPVIT = "https://github.com/THU-MIG/RepViT/releases/download/v1.0"
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 import repvit_sam_jax
-from repvit_sam_jax import checkpoint
-from repvit_sam_jax.checkpoint import CheckpointError, Metadata
 from repvit_sam_jax.config import FORMS, Form, get_model_config
-from repvit_sam_jax.model import Params
-from repvit_sam_jax.reparam import ReparamError, fuse
+from repvit_sam_jax.files import sha256
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.weights import checkpoint
+from repvit_sam_jax.weights.checkpoint import CheckpointError, Metadata
+from repvit_sam_jax.weights.reparam import ReparamError, fuse
 
 from . import mapping
-from .digest import sha256
 
 _WRAPPERS = ("model", "state_dict", "model_state_dict")
 

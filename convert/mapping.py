@@ -10,8 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from repvit_sam_jax import checkpoint
-from repvit_sam_jax.checkpoint import CheckpointError
 from repvit_sam_jax.config import (
     MODELS,
     ClassifierConfig,
@@ -21,8 +19,10 @@ from repvit_sam_jax.config import (
     TinyViTConfig,
     get_model_config,
 )
-from repvit_sam_jax.loading import model_of
-from repvit_sam_jax.model import Params
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.weights import checkpoint
+from repvit_sam_jax.weights.checkpoint import CheckpointError
+from repvit_sam_jax.weights.loading import model_of
 
 from .keymap import jax_to_torch, torch_to_jax
 from .layouts import Layout

@@ -18,15 +18,16 @@ import jax
 import numpy as np
 import torch
 
-from repvit_sam_jax import classifier, transforms
-from repvit_sam_jax.checkpoint import CheckpointError
-from repvit_sam_jax.classifier import Classifier
+from repvit_sam_jax import transforms
 from repvit_sam_jax.config import ClassifierConfig, Form, SamConfig, get_model_config
-from repvit_sam_jax.loading import find_weights, read_params
-from repvit_sam_jax.model import Params
-from repvit_sam_jax.prompt_encoder import Prompts
-from repvit_sam_jax.reparam import ReparamError, fuse
-from repvit_sam_jax.sam import Sam
+from repvit_sam_jax.models import classifier
+from repvit_sam_jax.models.classifier import Classifier
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.models.prompt_encoder import Prompts
+from repvit_sam_jax.models.sam import Sam
+from repvit_sam_jax.weights.checkpoint import CheckpointError
+from repvit_sam_jax.weights.loading import find_weights, read_params
+from repvit_sam_jax.weights.reparam import ReparamError, fuse
 
 from . import mapping
 from .from_torch import read_state_dict
@@ -87,11 +88,11 @@ def _compare_classifiers(
 ) -> Report:
     images = classifier.preprocess(image, config.image_size)
     expected = _twin_stages(twin, images)
-    classify = _jit(Classifier.classify)
+    classify = jax.jit(Classifier.classify_with_intermediates, static_argnums=0)
     rows = []
     for name, params in forms.items():
-        _, stages = classify(Classifier(config, name), params, images, return_stages=True)
-        rows += _compare_stages(name, stages, expected, encoder_tolerance(config.backbone))
+        _, intermediates = classify(Classifier(config, name), params, images)
+        rows += _compare_stages(name, intermediates, expected, encoder_tolerance(config.backbone))
     report = Report(config.name, tuple(rows), masks=())
     if report.passed:
         return report
@@ -100,13 +101,15 @@ def _compare_classifiers(
 
 def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, Params], image: np.ndarray) -> Report:
     reference = _Reference(twin, image)
-    encode = _jit(Sam.encode)
+    encode = jax.jit(Sam.encode_with_intermediates, static_argnums=0)
     # The decoder has no BatchNorm: it is one and the same function in both forms.
-    decode = functools.partial(_jit(Sam.decode), Sam(config, "deploy"), forms["deploy"], return_stages=True)
+    decode = functools.partial(
+        jax.jit(Sam.decode_with_intermediates, static_argnums=0), Sam(config, "deploy"), forms["deploy"]
+    )
     rows, masks = [], []
     for name, params in forms.items():
-        embedding, stages = encode(Sam(config, name), params, reference.images, return_stages=True)
-        rows += _compare_stages(name, stages, reference.encoder, encoder_tolerance(config.image_encoder))
+        embedding, intermediates = encode(Sam(config, name), params, reference.images)
+        rows += _compare_stages(name, intermediates, reference.encoder, encoder_tolerance(config.image_encoder))
         masks += [_compare_masks(name, case, decode, embedding, reference) for case in reference.cases]
     rows += [row for case in reference.cases for row in _compare_decoder(case, decode, reference)]
     report = Report(config.name, tuple(rows), tuple(masks))
@@ -116,15 +119,10 @@ def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, 
     return dataclasses.replace(report, noise=noise)
 
 
-def _jit(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A model's method, compiled once for all weights of the model."""
-    return jax.jit(method, static_argnums=0, static_argnames="return_stages")
-
-
 def _compare_stages(
-    form: Form, stages: Mapping[str, Any], expected: Mapping[str, np.ndarray], tolerance: float
+    form: Form, found: Mapping[str, Any], expected: Mapping[str, np.ndarray], tolerance: float
 ) -> list[Row]:
-    return [compare(form, name, np.asarray(stages[name]), value, tolerance) for name, value in expected.items()]
+    return [compare(form, name, np.asarray(found[name]), value, tolerance) for name, value in expected.items()]
 
 
 Encoder = RepViTClassifier | RepViTEncoder | ViTEncoder | TinyViTEncoder
@@ -249,24 +247,24 @@ def _float32_noise(encoder: Encoder, images: np.ndarray, stage: str, float32: np
     return compare("both", "noise", float32, exact, 0.0).relative
 
 
-Decode = Callable[[Any, Prompts], tuple[Any, ...]]
-"""`Sam.decode` with its stages, jitted, params filled in."""
+Decode = Callable[[Any, Prompts], tuple[Any, Mapping[str, Any]]]
+"""`Sam.decode_with_intermediates`, jitted, params filled in."""
 
 
 def _compare_decoder(case: Case, decode: Decode, reference: _Reference) -> list[Row]:
-    *_, stages = decode(reference.embedding, case.prompts(reference.mask_input(case)))
+    _, intermediates = decode(reference.embedding, case.prompts(reference.mask_input(case)))
     rows = []
     for name, expected in reference.decoder[case.name].items():
         # Three IoUs can be nearly equal, so their deviation is no scale; they live on [0, 1].
         scale = 1.0 if name == "iou_predictions" else None
-        found = np.asarray(stages[name])
+        found = np.asarray(intermediates[name])
         rows.append(compare("both", name, found, expected, DECODER_TOLERANCE, scale, case=case.name))
     return rows
 
 
 def _compare_masks(form: Form, case: Case, decode: Decode, embedding: Any, reference: _Reference) -> MaskRow:
     config, size = reference.config, reference.size
-    found, *_ = decode(embedding, case.prompts(reference.mask_input(case)))
+    (found, _), _ = decode(embedding, case.prompts(reference.mask_input(case)))
     expected = reference.decoder[case.name]["low_res_masks"]
     ours, theirs = (
         transforms.postprocess_masks(np.asarray(logits)[0, 0], size, config.image_size) > config.mask_threshold

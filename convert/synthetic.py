@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from repvit_sam_jax import checkpoint
 from repvit_sam_jax.config import ModelConfig
+from repvit_sam_jax.files import write_atomically
 
 from .mapping import state_dict_entries
 
@@ -70,7 +70,7 @@ def write(path: Path, config: ModelConfig, seed: int = 0) -> None:
     if path.exists():
         raise ValueError(f"{path} exists; random weights replace nothing, give another name")
     state = {key: torch.from_numpy(value) for key, value in synthetic_state_dict(manifest(config), seed).items()}
-    checkpoint.write_atomically(path, lambda temporary: torch.save(state, temporary))
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
 def synthetic_image(height: int, width: int, seed: int = 0) -> np.ndarray:

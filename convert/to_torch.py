@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from repvit_sam_jax import checkpoint
 from repvit_sam_jax.config import Form
-from repvit_sam_jax.loading import model_of, read_params
-from repvit_sam_jax.model import Model, Params
+from repvit_sam_jax.files import write_atomically
+from repvit_sam_jax.models.model import Model, Params
+from repvit_sam_jax.weights import checkpoint
+from repvit_sam_jax.weights.loading import model_of, read_params
 
 from . import mapping
 
@@ -47,5 +48,5 @@ def to_torch(source: Path, target: Path, *, form: Form | None = None) -> Form:
         raise ValueError(f"{target}: the target is a .pt or .pth file")
     config, written, params = read_params(source, form)
     state = to_state_dict(params, model_of(config, written))
-    checkpoint.write_atomically(target, lambda temporary: torch.save(state, temporary))
+    write_atomically(target, lambda temporary: torch.save(state, temporary))
     return written

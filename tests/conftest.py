@@ -23,7 +23,8 @@ import jax
 import numpy as np
 import pytest
 
-from repvit_sam_jax import PRESETS, Sam, checkpoint, loading, reparam
+from repvit_sam_jax import PRESETS, Sam
+from repvit_sam_jax.weights import checkpoint, loading, reparam
 from tests.helpers.models import random_params
 
 jax.config.update("jax_default_matmul_precision", "highest")

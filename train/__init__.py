@@ -1,1 +1,1 @@
-"""Distillation of a segmenter: its input, teacher, losses and loop. Run from a checkout, `python -m train`."""
+"""Distillation of a segmenter: its input, teacher, losses and loop. Run from a checkout, `repvit-sam train`."""

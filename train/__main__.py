@@ -1,13 +1,16 @@
-"""`python -m train`: distillation of a segmenter, and its input."""
+"""`repvit-sam train`: distillation of a segmenter, and its input."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from repvit_sam_jax.terminal import errors_in_one_line
 
 app = tyro.extras.SubcommandApp()
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -34,7 +37,7 @@ def scenes(
         leaves, fur and water; `strips` is the same with layers of ground and long things.
       workers: Processes that draw.
     """
-    from .shards import write_shards
+    from repvit_sam_jax.data.shards import write_shards
 
     shards = write_shards(out, count, seed=seed, size=size, view=view, workers=workers)
     print(f"{out}: {count} scenes in {len(shards)} shards")
@@ -65,7 +68,8 @@ def pseudo_label(
       image_size: The teacher's side S, and the longer side of a window, in pixels.
       whole: Look at windows as a whole, for masks of all sizes, and not at magnified parts of them.
     """
-    from .data import open_source
+    from repvit_sam_jax.data import open_source
+
     from .pseudo_labels import write_pseudo_labels
     from .teacher import load_teacher
 
@@ -81,7 +85,7 @@ def index(data: Annotated[tuple[str, ...], tyro.conf.Positional]) -> None:
     Args:
       data: Tar shards, a folder of them, a folder of photos, or a COCO .json with or without its folder of photos.
     """
-    from .data import open_source
+    from repvit_sam_jax.data import open_source
 
     source = open_source(data)
     print(f"{len(source)} photos, fingerprint {source.fingerprint[:16]}; the first is {source[0].name}")
@@ -124,7 +128,8 @@ def distill(
         import jax
 
         jax.distributed.initialize()
-    from .data import Reading, open_source
+    from repvit_sam_jax.data import Reading, open_source
+
     from .loop import Inputs, train
     from .recipe import get_recipe
 
@@ -161,7 +166,8 @@ def embed(
     """
     from tqdm import tqdm
 
-    from .data import Reading, open_source
+    from repvit_sam_jax.data import Reading, open_source
+
     from .embeddings import embed as write
     from .teacher import load_teacher
 
@@ -256,7 +262,8 @@ def evidence(
         from . import evidence as experiment
     except ModuleNotFoundError as error:
         raise ValueError(f"the figure needs matplotlib: pip install matplotlib ({error})") from error
-    from .data import Reading
+    from repvit_sam_jax.data import Reading
+
     from .loop import Inputs
 
     inputs = Inputs(data, held_out, reading=Reading(threads=threads))
@@ -290,13 +297,11 @@ def recipes() -> None:
         print(f"{name}: {recipe.student}, {'prompts in the loop' if recipe.losses.masks else 'embeddings alone'}")
 
 
-def main() -> None:
-    """Entry point: expected errors become one line and exit code 1."""
-    try:
-        app.cli(prog="train", description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
+def main(args: Sequence[str] | None = None, prog: str = "train") -> None:
+    """Entry point of `train`, with its arguments or those of the process."""
+    given = sys.argv[1:] if args is None else list(args)
+    with errors_in_one_line():
+        app.cli(args=given, prog=prog, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from repvit_sam_jax import transforms
-from repvit_sam_jax.checkpoint import write_atomically
-from repvit_sam_jax.sam import Sam
+from repvit_sam_jax import data, transforms
+from repvit_sam_jax.data.sources import Source
+from repvit_sam_jax.files import write_atomically
+from repvit_sam_jax.models.sam import Sam
 
-from . import data
-from .data.sources import Source
 from .teacher import Teacher
 
 HERE = data.Reading()
@@ -42,7 +41,7 @@ class EmbeddingCache:
         """
         self._folder, self._count = folder, len(source)
         if not (folder / "meta.json").is_file():
-            raise FileNotFoundError(f"no cache of embeddings at {folder}; make it with python -m train embed")
+            raise FileNotFoundError(f"no cache of embeddings at {folder}; make it with repvit-sam train embed")
         _check(folder, _meta(teacher, source))
         done = _open(folder / "done.npy", "r")
         if not done.all():

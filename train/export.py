@@ -10,10 +10,11 @@ from typing import Literal
 import jax
 import numpy as np
 
-from repvit_sam_jax import Sam, __version__, checkpoint, reparam
+from repvit_sam_jax import Sam, __version__
 from repvit_sam_jax.config import Form, ModelConfig
-from repvit_sam_jax.loading import read_params
-from repvit_sam_jax.model import Params
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.weights import checkpoint, reparam
+from repvit_sam_jax.weights.loading import read_params
 
 from .checkpoints import Checkpoints
 from .optim import make_optimizer

@@ -24,12 +24,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tqdm import tqdm
 
-from evals import protocols
-from repvit_sam_jax import Sam
-from repvit_sam_jax.checkpoint import write_atomically
-from repvit_sam_jax.model import Params
+from repvit_sam_jax import Sam, data
+from repvit_sam_jax.evals import protocols
+from repvit_sam_jax.files import write_atomically
+from repvit_sam_jax.models.model import Params
 
-from . import data, flops
+from . import flops
 from .checkpoints import Checkpoints
 from .embeddings import EmbeddingCache
 from .optim import make_optimizer
@@ -66,7 +66,7 @@ class Inputs:
     """What a run reads.
 
     Attributes:
-      photos: what `train.data.open_source` takes.
+      photos: what `data.open_source` takes.
       held_out: likewise, with masks; empty for no evaluation.
       embeddings: folder of a cache of the teacher's embeddings of `photos`, or None.
       strict: stop at a damaged record.

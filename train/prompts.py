@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from repvit_sam_jax import Prompts
-from repvit_sam_jax.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, NOT_A_POINT, TOP_LEFT
+from repvit_sam_jax.models.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, NOT_A_POINT, TOP_LEFT
 
 BOX_NOISE_LIMIT = 20
 """Pixels of the S-frame that the noise moves a side of a box by at most.

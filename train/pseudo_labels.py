@@ -19,14 +19,14 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
-from evals.metrics import iou
 from repvit_sam_jax import Prompts, Sam, transforms
-from repvit_sam_jax.masks import point_grid
-from repvit_sam_jax.model import Params
-from repvit_sam_jax.prompt_encoder import BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
+from repvit_sam_jax.data import shards
+from repvit_sam_jax.data.sources import Record, Source
+from repvit_sam_jax.evals.metrics import iou
+from repvit_sam_jax.inference.masks import point_grid
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.models.prompt_encoder import BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
 
-from . import shards
-from .data.sources import Record, Source
 from .teacher import Teacher
 
 CELL = 4

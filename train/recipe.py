@@ -98,8 +98,8 @@ class Recipe:
     teacher: str | None = None
     """A .safetensors file or `demo`; `random:PRESET` for random weights, to try things out; None if not needed."""
     init: str | None = None
-    """A .safetensors file in training form to start the student from, such as `python -m convert backbone` makes of a
-    classifier and `python -m train export --form train` of a run; None for random weights."""
+    """A .safetensors file in training form to start the student from, such as `repvit-sam convert backbone` makes of a
+    classifier and `repvit-sam train export --form train` of a run; None for random weights."""
     decoder: Literal["teacher", "init"] = "teacher"
     """Where prompt encoder and mask decoder come from; without a teacher it is `init`."""
     trained: tuple[str, ...] = ("image_encoder",)

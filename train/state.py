@@ -16,8 +16,8 @@ from jaxtyping import Array, Int
 
 from repvit_sam_jax import Sam, split_batch_stats
 from repvit_sam_jax.config import get_config
-from repvit_sam_jax.loading import read_params
-from repvit_sam_jax.model import Params
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.weights.loading import read_params
 
 from .recipe import Recipe
 from .teacher import Teacher
@@ -109,7 +109,7 @@ def abstract_state(recipe: Recipe, student: Sam, optimizer: optax.GradientTransf
 
 
 def abstract_batch(recipe: Recipe, student: Sam, cached: Sam | None = None) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a batch, in `train.data`'s format; `cached` is the teacher whose embeddings come with it, if any do."""
+    """Shapes of a batch, in `data`'s format; `cached` is the teacher whose embeddings come with it, if any do."""
     size, count, side = student.config.image_size, recipe.num_masks, student.config.embedding_size
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
         "image": ((size, size, 3), np.uint8),

@@ -13,11 +13,11 @@ import optax
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from evals.metrics import iou as iou_of
-from evals.metrics import valid_positions
 from repvit_sam_jax import Prompts, Sam, transforms
-from repvit_sam_jax.model import Params
-from repvit_sam_jax.prompt_encoder import TOP_LEFT
+from repvit_sam_jax.evals.metrics import iou as iou_of
+from repvit_sam_jax.evals.metrics import valid_positions
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.models.prompt_encoder import TOP_LEFT
 
 from . import losses
 from .optim import make_optimizer, make_schedule
@@ -33,7 +33,7 @@ Step = Callable[[TrainState, Params | None, Batch], tuple[TrainState, Metrics]]
 def make_step(recipe: Recipe, student: Sam, teacher: Sam | None, num_steps: int) -> Step:
     """The function (state, teacher's params, batch) -> (new state, metrics), to be jitted with the state donated.
 
-    Batches are in `train.data`'s format, their masks included if the recipe has prompts in the loop, and hold
+    Batches are in `data`'s format, their masks included if the recipe has prompts in the loop, and hold
     `embeddings` [B, S/16, S/16, C] of the teacher where these come from a cache. The same state and batch give the same
     result: random draws depend on the state's seed and step.
 
@@ -146,10 +146,10 @@ def _loss(
                 with jax.named_scope("losses"):
                     metrics[name] = measure(embeddings, target, counted)
     if recipe.losses.masks:
-        answer = functools.partial(student.decode_all, params, embeddings)
+        answer = functools.partial(student.decode, params, embeddings, multimask_output=None)
         model = None
         if recipe.prompting.targets == "teacher":
-            model = functools.partial(teacher.decode_all, teacher_params, target)
+            model = functools.partial(teacher.decode, teacher_params, target, multimask_output=None)
         metrics |= _prompted(recipe, student, answer, model, batch, key)
     total = sum(getattr(recipe.losses, name) * value for name, value in metrics.items())
     return total, (metrics, batch_stats)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from typing import Literal
 
 import jax
@@ -11,8 +10,9 @@ import numpy as np
 
 from repvit_sam_jax import Sam
 from repvit_sam_jax.config import SamConfig, get_config
-from repvit_sam_jax.loading import find_weights, read_params
-from repvit_sam_jax.model import Params
+from repvit_sam_jax.files import sha256
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.weights.loading import find_weights, read_params
 
 RANDOM = "random:"
 
@@ -51,8 +51,7 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
         if not isinstance(config, SamConfig):
             raise ValueError(f"the teacher {spec} is the classifier {config.name}, and not a segmenter")
         model = Sam(dataclasses.replace(config, image_size=image_size), "deploy", dtype)
-        with find_weights(spec).open("rb") as file:
-            identity = hashlib.file_digest(file, "sha256").hexdigest()
+        identity = sha256(find_weights(spec))
     return Teacher(model, _compact_encoder(model, jax.tree.map(np.asarray, params)), identity)
 
 

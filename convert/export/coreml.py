@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..extras import require
+from repvit_sam_jax.files import new_folder
+from repvit_sam_jax.terminal import require
+
 from ..report import Report, compare
 from ..torch_models import Sam
 from ..torch_models.common import LayerNorm2d
 from . import mil
 from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_OUTPUT, PADDING, Decoder, Encoder
 from .quiet import import_quietly, quietly
-from .source import Source, new_folder, read_source
+from .source import Source, read_source
 from .verify import ExportError, PromptCase, Reference, Tolerances, gate, reference, verify
 
 Precision = Literal["float16", "float32"]

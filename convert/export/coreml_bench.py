@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from repvit_sam_jax.loading import converter
+from repvit_sam_jax.terminal import require
 
-from ..extras import require
 from .quiet import import_quietly
 
 COMPUTE_UNITS = {"ALL": "all", "CPU_ONLY": "cpu", "CPU_AND_GPU": "cpu and gpu", "CPU_AND_NE": "cpu and neural engine"}
@@ -108,7 +107,7 @@ def benchmark(folder: Path, runs: int = 50, import_report: Path | None = None) -
     """Measure the packages of a folder on this Mac, or import what Xcode measured on a device.
 
     Args:
-      folder: from `python -m convert coreml`.
+      folder: from `repvit-sam export coreml`.
       runs: predictions a compute unit.
       import_report: see `read_report`; nothing is measured then.
 
@@ -121,7 +120,7 @@ def benchmark(folder: Path, runs: int = 50, import_report: Path | None = None) -
         raise ValueError(f"--runs must be at least 1, got {runs}")
     for part in PARTS:
         if not (folder / f"{part}.mlpackage").is_dir():
-            raise FileNotFoundError(f"no {part}.mlpackage in {folder}; `python -m {converter()} coreml` writes it")
+            raise FileNotFoundError(f"no {part}.mlpackage in {folder}; `repvit-sam export coreml` writes it")
     if import_report is None and sys.platform != "darwin":
         raise ValueError(
             "coreml-bench needs macOS, where Core ML runs; "
@@ -140,7 +139,7 @@ def preset_of(folder: Path) -> str:
     try:
         spec = load_spec(str(path))
     except Exception as error:  # its errors share no class of their own
-        raise ValueError(f"{path} is no Core ML package; `python -m {converter()} coreml` writes it") from error
+        raise ValueError(f"{path} is no Core ML package; `repvit-sam export coreml` writes it") from error
     return spec.description.metadata.userDefined["preset"] or "unknown"
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..extras import require
+from repvit_sam_jax.files import new_folder
+from repvit_sam_jax.terminal import require
+
 from ..report import Report
 from .modules import DECODER_INPUTS, Decoder, Encoder
 from .quiet import import_quietly, quietly
-from .source import Source, new_folder, read_source
+from .source import Source, read_source
 from .verify import ExportError, PromptCase, Reference, Tolerances, gate, reference, verify
 
 NUM_POINTS = 2

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from repvit_sam_jax import transforms
+from repvit_sam_jax.files import new_folder
+from repvit_sam_jax.terminal import require
 
-from ..extras import require
 from ..report import Report, Row, compare
 from ..torch_models import Sam
 from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUT, ENCODER_OUTPUT, Decoder, Encoder, FullSizeDecoder
 from .quiet import quietly
-from .source import Source, new_folder, read_source
+from .source import Source, read_source
 from .verify import Decode, PromptCase, Reference, Tolerances, gate, reference, verify
 
 OPSET = 18

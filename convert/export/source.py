@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import repvit_sam_jax
-from repvit_sam_jax.checkpoint import CheckpointError, Metadata
 from repvit_sam_jax.config import SamConfig
-from repvit_sam_jax.loading import find_weights, read_params
-from repvit_sam_jax.model import Params
-from repvit_sam_jax.sam import Sam
-
-from ..digest import sha256
+from repvit_sam_jax.files import sha256
+from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.models.sam import Sam
+from repvit_sam_jax.weights.checkpoint import CheckpointError, Metadata
+from repvit_sam_jax.weights.loading import find_weights, read_params
 
 if TYPE_CHECKING:
     from ..torch_models import Sam as TorchSam
@@ -86,36 +80,3 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
     if resolution is not None:
         config = dataclasses.replace(config, image_size=resolution)
     return Source(config, params, sha256(path))
-
-
-@contextlib.contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that becomes `out` when the block ends well, and is removed when it does not.
-
-    An empty folder stays the one that it is, which may be where the command runs or another disk, and is filled.
-
-    Raises:
-      ValueError: there is something at `out` other than an empty folder.
-    """
-    given, out = out, out.resolve()
-    existed = out.exists()
-    if existed and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"--out {given} exists and is no empty folder; give a new one")
-    absent = [parent for parent in out.parents if not parent.exists()]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out if existed else out.parent, prefix=f".{out.name}."))
-    try:
-        yield temporary
-        if existed:
-            for path in temporary.iterdir():
-                path.replace(out / path.name)
-            return
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not out.exists():
-            for parent in absent:
-                parent.rmdir()

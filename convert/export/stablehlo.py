@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import export
 
-from repvit_sam_jax import checkpoint
-from repvit_sam_jax.prompt_encoder import Prompts
+from repvit_sam_jax.files import write_atomically
+from repvit_sam_jax.models.prompt_encoder import Prompts
 
 from ..report import Report, Row, compare
 from .source import Source, read_source
@@ -82,7 +82,7 @@ def export_stablehlo(
     # What is not for the CPU can't be run here: the same function is compared as it is lowered for the CPU as well.
     runnable = serialized if "cpu" in platforms else serialize(source, function, ["cpu", *platforms])
     report = gate(check(source, runnable, function))
-    checkpoint.write_atomically(out, lambda temporary: temporary.write_bytes(serialized))
+    write_atomically(out, lambda temporary: temporary.write_bytes(serialized))
     return report
 
 
@@ -100,7 +100,7 @@ def serialize(source: Source, function: Function, platforms: Sequence[str]) -> b
         embedding: jax.Array, coords: jax.Array, labels: jax.Array, valid: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         def decode_one(*prompt: jax.Array) -> tuple[jax.Array, jax.Array]:
-            masks, iou = model.decode_all(params, embedding[None], Prompts(*(x[None, None] for x in prompt)))
+            masks, iou = model.decode(params, embedding[None], Prompts(*(x[None, None] for x in prompt)), None)
             return masks[0, 0], iou[0, 0]
 
         return jax.vmap(decode_one)(coords, labels, valid)

@@ -10,8 +10,8 @@ import numpy as np
 
 from repvit_sam_jax import transforms
 from repvit_sam_jax.config import SamConfig
-from repvit_sam_jax.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, TOP_LEFT, Prompts
-from repvit_sam_jax.sam import Sam
+from repvit_sam_jax.models.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, TOP_LEFT, Prompts
+from repvit_sam_jax.models.sam import Sam
 
 from ..report import DECODER_TOLERANCE, FLIP_TOLERANCE, MaskRow, Report, Row, compare, encoder_tolerance
 from ..synthetic import PHOTO, synthetic_image
@@ -124,7 +124,7 @@ def reference(
     photos = [synthetic_image(size if square else size * 3 // 4, size, seed) for seed in range(batch)]
     images = transforms.preprocess(photos, size)
     chosen = [case for case in prompt_cases(*photos[0].shape[:2]) if cases and (case.count == 1 or not single)]
-    decode = jax.jit(Sam.decode_all, static_argnums=0)
+    decode = jax.jit(Sam.decode, static_argnums=(0, 4))
     masks: dict[str, np.ndarray] = {}
     iou: dict[str, np.ndarray] = {}
     with jax.default_matmul_precision("highest"):
@@ -134,7 +134,7 @@ def reference(
             if not group:
                 continue
             mask = masks[chosen[0].name][0, 1] if masked else None
-            found = decode(source.model, source.params, embeddings[:1], pack_cases(group, mask))
+            found = decode(source.model, source.params, embeddings[:1], pack_cases(group, mask), None)
             ends = np.cumsum([case.count for case in group])[:-1]
             for case, low_res, predicted in zip(group, *(np.split(np.asarray(x)[0], ends) for x in found), strict=True):
                 masks[case.name], iou[case.name] = low_res, predicted

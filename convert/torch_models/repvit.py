@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from repvit_sam_jax.config import ClassifierConfig, RepViTBlockConfig, RepViTConfig
-from repvit_sam_jax.layers import squeeze_width
+from repvit_sam_jax.models.layers import squeeze_width
 
 from .common import ConvBN, neck, scale_and_shift, with_weights
 

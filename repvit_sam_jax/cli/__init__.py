@@ -1,37 +1,83 @@
 """The `repvit-sam` command.
 
-Its modules import JAX inside functions, so that `--help` and mistakes in the arguments answer at once.
+A command's module is imported when it is called, and modules import JAX inside functions, so that `--help` and mistakes
+in the arguments answer at once.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
-
-import tyro
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from .. import __version__
-from .classify import classify
-from .everything import everything
-from .segment import segment
-
-app = tyro.extras.SubcommandApp()
-for command in (segment, everything, classify):
-    app.command(command)
+from ..terminal import errors_in_one_line
 
 
-def main() -> None:
-    """Entry point: expected errors become one line and exit code 1."""
-    if sys.argv[1:] == ["--version"]:
+class Command(NamedTuple):
+    """A command of `repvit-sam`, whose module is within the library, or in a checkout beside it."""
+
+    does: str
+    module: str
+    """With a function `main(args, prog)`, or for commands of one function with the function of the command's name."""
+    first: tuple[str, ...] = ()
+    """Arguments that go before those given."""
+
+
+COMMANDS = {
+    "segment": Command("a photo and prompts to a mask; or a folder of photos", "cli.segment"),
+    "everything": Command("all masks of a photo, without prompts", "cli.everything"),
+    "classify": Command("ImageNet classes of a photo, by a RepViT classifier", "cli.classify"),
+    "convert": Command("checkpoints between PyTorch and this library: from-torch, to-torch, ...", "convert.__main__"),
+    "parity": Command("compare a model with PyTorch, stage by stage", "convert.__main__", ("parity",)),
+    "export": Command("models in other formats: onnx, coreml, litert, stablehlo", "convert.__main__"),
+    "train": Command("distillation and its input: distill, embed, scenes, ...", "train.__main__"),
+    "eval": Command("masks against annotated ones", "evals.__main__"),
+    "bench": Command("speed, beside PyTorch and ONNX Runtime; in a checkout", "benchmarks.__main__"),
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of `repvit-sam`, with its arguments or those of the process."""
+    name, *rest = [*(sys.argv[1:] if args is None else args), ""]
+    if name in COMMANDS:
+        with errors_in_one_line():
+            _run(name, rest[:-1])
+    elif name == "--version":
         print(f"repvit-sam-jax {__version__}")
-        return
-    try:
-        app.cli(
-            prog="repvit-sam",
-            description="Segment photos with RepViT-SAM in JAX.",
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    elif name in ("-h", "--help"):
+        print(_help())
+    else:
+        print(_help() if not name else f"error: there is no command {name!r}\n\n{_help()}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.does}" for name, command in COMMANDS.items()]
+    usage = "usage: repvit-sam [-h] [--version] COMMAND ...\n\nSegment photos with RepViT-SAM in JAX.\n\ncommands:\n"
+    return usage + "\n".join(lines) + "\n\n`repvit-sam COMMAND --help` says more."
+
+
+def _run(name: str, args: Sequence[str]) -> None:
+    command, prog = COMMANDS[name], f"repvit-sam {name}"
+    module = importlib.import_module(_place(command.module))
+    if command.module.startswith("cli."):
+        import tyro
+
+        function: Callable[..., None] = getattr(module, name)
+        tyro.cli(function, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+    else:
+        module.main([*command.first, *args], prog)
+
+
+def _place(module: str) -> str:
+    """Where a module is: within the library, or in a checkout beside it."""
+    package = __package__.partition(".")[0]
+    if importlib.util.find_spec(f"{package}.{module.partition('.')[0]}"):
+        return f"{package}.{module}"
+    if importlib.util.find_spec(module.partition(".")[0]):
+        return module
+    raise ValueError(f"{module.partition('.')[0]} is not part of an installation: run this in a checkout")

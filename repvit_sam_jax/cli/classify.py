@@ -31,9 +31,9 @@ def classify(
     import jax
     import numpy as np
 
-    from ..classifier import preprocess
-    from ..loading import load_classifier
+    from ..models.classifier import preprocess
     from ..transforms import load_image
+    from ..weights.loading import load_classifier
 
     use_compile_cache(compile_cache)
     image = load_image(photo)

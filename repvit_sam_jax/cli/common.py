@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import platformdirs
 
+from ..files import write_atomically
+
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..model import Params
-    from ..sam import Sam
+    from ..models.model import Params
+    from ..models.sam import Sam
 
 
 def _default_compile_cache() -> str | None:
@@ -49,30 +51,16 @@ def use_compile_cache(folder: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
-def check_new_folder(path: Path, flag: str) -> None:
-    """Raises ValueError unless an empty folder is at the path, or can be made there, that can be written to."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"{flag} {path} exists and is no empty folder; give a new one")
-    absolute = path.absolute()
-    nearest = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
-    if not nearest.is_dir():
-        raise ValueError(f"{flag} {path}: {nearest} is no folder")
-    if not os.access(nearest, os.W_OK):
-        raise ValueError(f"{flag} {path}: {nearest} can't be written to")
-
-
 def save_picture(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG, all or nothing."""
     from PIL import Image
-
-    from ..checkpoint import write_atomically
 
     write_atomically(path.resolve(), lambda temporary: Image.fromarray(pixels).save(temporary, "PNG"))
 
 
 def load_segmenter(weights: Path | None, dtype: Literal["float32", "bfloat16"]) -> tuple[Sam, Params]:
     """What `load` gives; without weights the demonstration model, and a line on stderr that says so."""
-    from ..loading import find_weights, load
+    from ..weights.loading import find_weights, load
 
     path = find_weights(weights)
     if weights is None:

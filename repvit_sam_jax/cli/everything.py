@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from ..files import check_new_folder
 from .common import (
     COMPILE_CACHE,
     Stopwatch,
-    check_new_folder,
     load_segmenter,
     save_picture,
     setting,
@@ -62,10 +62,10 @@ def everything(
 
     from tqdm import tqdm
 
-    from ..checkpoint import write_atomically
-    from ..mask_generator import SamAutomaticMaskGenerator
-    from ..masks import counts_to_coco, counts_to_mask
-    from ..overlay import draw_masks
+    from ..files import write_atomically
+    from ..inference.mask_generator import SamAutomaticMaskGenerator
+    from ..inference.masks import counts_to_coco, counts_to_mask
+    from ..inference.overlay import draw_masks
     from ..transforms import load_image
 
     use_compile_cache(compile_cache)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ..files import check_new_folder
 from .common import (
     COMPILE_CACHE,
     Stopwatch,
-    check_new_folder,
     load_segmenter,
     save_picture,
     setting,
@@ -23,8 +23,8 @@ from .common import (
 )
 
 if TYPE_CHECKING:
-    from ..photos import PhotoPrompt
-    from ..predictor import SamPredictor
+    from ..inference.photos import PhotoPrompt
+    from ..inference.predictor import SamPredictor
 
 
 def segment(
@@ -77,16 +77,14 @@ def segment(
     if runtime == "onnx" and dtype != "float32":
         raise ValueError("--runtime onnx computes in float32; --dtype is for the runtime jax")
     if runtime == "onnx" and weights is None:
-        from ..loading import converter
-
-        raise ValueError(f"--runtime onnx needs --weights, a folder from `python -m {converter()} onnx`")
+        raise ValueError("--runtime onnx needs --weights, a folder from `repvit-sam export onnx`")
     is_folder = photo.is_dir()
     if prompts is not None and not is_folder:
         raise ValueError(f"--prompts is for a folder of photos, and {photo} is none; give --point or --box")
     out = out or Path("masks" if is_folder else "mask.png")
     (_check_folders if is_folder else _check_pictures)(photo, out, overlay)
 
-    from ..photos import PhotoPrompt, check_names, list_photos, read_prompts_file
+    from ..inference.photos import PhotoPrompt, check_names, list_photos, read_prompts_file
 
     prompt = PhotoPrompt([p[:2] for p in points], [int(label) for label in labels], corners)
     if not is_folder:
@@ -119,11 +117,11 @@ class Weights:
     def open(self) -> SamPredictor:
         """The predictor."""
         if self.runtime == "onnx":
-            from ..runtimes.onnx import OnnxPredictor
+            from ..inference.onnx import OnnxPredictor
 
             assert self.path is not None
             return OnnxPredictor(self.path)
-        from ..predictor import SamPredictor
+        from ..inference.predictor import SamPredictor
 
         return SamPredictor(*load_segmenter(self.path, self.dtype))
 
@@ -138,7 +136,7 @@ def _segment_photo(
 ) -> dict[str, Any]:
     import jax
 
-    from ..photos import Segmented, best_mask
+    from ..inference.photos import Segmented, best_mask
     from ..transforms import load_image
 
     image = load_image(photo)
@@ -161,7 +159,7 @@ def _segment_folder(
 ) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from ..photos import Failure, segment_photos
+    from ..inference.photos import Failure, segment_photos
 
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, "load"):
@@ -193,7 +191,7 @@ def _segment_folder(
 
 def _write(done: Any, out: Path, overlay: Path | None) -> dict[str, Any]:
     """Write the mask and, if asked for, the overlay of a `Segmented`; what a result says about them."""
-    from ..overlay import draw_overlay
+    from ..inference.overlay import draw_overlay
 
     save_picture(done.mask, out)
     if overlay is not None:

@@ -15,10 +15,11 @@ from convert.from_torch import from_torch, read_state_dict
 from convert.synthetic import manifest, synthetic_state_dict, write
 from convert.to_torch import to_torch
 from convert.torch_models import Sam as TorchSam
-from repvit_sam_jax import PRESETS, Sam, checkpoint, load, reparam
-from repvit_sam_jax.checkpoint import Metadata
+from repvit_sam_jax import PRESETS, Sam, load
 from repvit_sam_jax.config import MODELS
-from repvit_sam_jax.loading import read_params
+from repvit_sam_jax.weights import checkpoint, reparam
+from repvit_sam_jax.weights.checkpoint import Metadata
+from repvit_sam_jax.weights.loading import read_params
 from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch

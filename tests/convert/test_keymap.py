@@ -11,9 +11,10 @@ from convert import mapping
 from convert.keymap import RULES, jax_to_torch, torch_to_jax
 from convert.layouts import LAYOUTS
 from convert.torch_models import twin_of
-from repvit_sam_jax import CLASSIFIERS, CheckpointError, checkpoint
+from repvit_sam_jax import CLASSIFIERS, CheckpointError
 from repvit_sam_jax.config import FORMS, MODELS, get_model_config
-from repvit_sam_jax.loading import model_of
+from repvit_sam_jax.weights import checkpoint
+from repvit_sam_jax.weights.loading import model_of
 from tests.helpers.measures import GOLDEN
 
 pytestmark = pytest.mark.torch

@@ -10,8 +10,9 @@ import torch
 
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
-from repvit_sam_jax import PRESETS, Prompts, Sam, reparam, split_batch_stats
+from repvit_sam_jax import PRESETS, Prompts, Sam, split_batch_stats
 from repvit_sam_jax.config import RepViTConfig
+from repvit_sam_jax.weights import reparam
 from tests.helpers.measures import relative_rms
 from tests.helpers.models import random_params
 

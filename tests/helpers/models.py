@@ -7,11 +7,14 @@ import dataclasses
 import jax
 import numpy as np
 
-from repvit_sam_jax import PRESETS, Prompts, Sam, reparam
+from repvit_sam_jax import PRESETS, Prompts, Sam
+from repvit_sam_jax.weights import reparam
 
-encode = jax.jit(Sam.encode, static_argnums=0, static_argnames="return_stages")
+encode = jax.jit(Sam.encode, static_argnums=0)
+encode_with_intermediates = jax.jit(Sam.encode_with_intermediates, static_argnums=0)
 encode_train = jax.jit(Sam.encode_train, static_argnums=0)
-decode = jax.jit(Sam.decode, static_argnums=0, static_argnames=("multimask_output", "return_stages"))
+decode = jax.jit(Sam.decode, static_argnums=0, static_argnames="multimask_output")
+decode_with_intermediates = jax.jit(Sam.decode_with_intermediates, static_argnums=0)
 """One function for all models and files: a shape is traced and compiled once in a process.
 
 Where a test patches the model, it needs a function of its own: `jax.jit(lambda *args: model.decode(*args))`.

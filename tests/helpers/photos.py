@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from repvit_sam_jax.masks import counts_to_coco, mask_to_counts
+from repvit_sam_jax.inference.masks import counts_to_coco, mask_to_counts
 
 
 def jpeg(image: np.ndarray) -> bytes:

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import tyro
 
-from . import runner
-from .catalogue import MUTANTS
-from .mutant import Mutant
-from .runner import Outcome
+from tests.mutants import runner
+from tests.mutants.catalogue import MUTANTS
+from tests.mutants.mutant import Mutant
+from tests.mutants.runner import Outcome
 
 
 def main(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import converting, library, masks_and_prompts, training
-from .mutant import Mutant
+from tests.mutants import converting, library, masks_and_prompts, training
+from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *library.MUTANTS,

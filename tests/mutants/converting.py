@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .mutant import Mutant
+from tests.mutants.mutant import Mutant
 
 _LAYOUTS = "convert/layouts.py"
 _KEYMAP = "tests/convert/test_keymap.py"
 _READING = "tests/convert/bad_checkpoints/test_reading.py"
 _EXPORTS = "tests/convert/export"
-_PROTOCOL = "tests/evals/test_protocols.py::test_protocol_equals_a_plain_one"
+_PROTOCOL = "tests/repvit_sam_jax/evals/test_protocols.py::test_protocol_equals_a_plain_one"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -124,38 +124,38 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="iou-of-empty-masks-is-nan",
-        file="evals/metrics.py",
+        file="repvit_sam_jax/evals/metrics.py",
         old="xp.maximum((a | b).sum((-2, -1)), 1).astype(np.float32)",
         new="xp.asarray((a | b).sum((-2, -1))).astype(np.float32)",
-        tests=("tests/evals/test_metrics.py::test_iou_is_that_of_pycocotools",),
+        tests=("tests/repvit_sam_jax/evals/test_metrics.py::test_iou_is_that_of_pycocotools",),
     ),
     Mutant(
         name="height-and-width-of-content-exchanged",
-        file="evals/metrics.py",
+        file="repvit_sam_jax/evals/metrics.py",
         old="inside[:, 0, :, None] & inside[:, 1, None, :]",
         new="inside[:, 1, :, None] & inside[:, 0, None, :]",
-        tests=("tests/evals/test_metrics.py::test_valid_positions_are_those_of_a_bilinear_shrink",),
+        tests=("tests/repvit_sam_jax/evals/test_metrics.py::test_valid_positions_are_those_of_a_bilinear_shrink",),
     ),
     Mutant(
         name="oracle-takes-the-mean-of-three",
-        file="evals/protocols.py",
+        file="repvit_sam_jax/evals/protocols.py",
         old="reference[kind]).max(-1)[batch.kept]",
         new="reference[kind]).mean(-1)[batch.kept]",
         tests=(_PROTOCOL,),
     ),
     Mutant(
         name="clicks-for-the-smaller-error",
-        file="evals/protocols.py",
+        file="repvit_sam_jax/evals/protocols.py",
         old="foreground = inside[0] >= outside[0]",
         new="foreground = inside[0] <= outside[0]",
         tests=(_PROTOCOL,),
     ),
     Mutant(
         name="baselines-are-tuned-on-worst-settings",
-        file="evals/baselines.py",
+        file="repvit_sam_jax/evals/baselines.py",
         old="radius = max(_RADII, key=",
         new="radius = min(_RADII, key=",
-        tests=("tests/evals/test_baselines.py::test_tuning_takes_the_best",),
+        tests=("tests/repvit_sam_jax/evals/test_baselines.py::test_tuning_takes_the_best",),
     ),
     Mutant(
         name="benchmark-accepts-nan",

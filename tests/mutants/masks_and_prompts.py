@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from .mutant import Mutant
+from tests.mutants.mutant import Mutant
 
-_MASKS = "repvit_sam_jax/masks.py"
-_GENERATOR = "repvit_sam_jax/mask_generator.py"
+_MASKS = "repvit_sam_jax/inference/masks.py"
+_GENERATOR = "repvit_sam_jax/inference/mask_generator.py"
 _TRANSFORMS = "repvit_sam_jax/transforms.py"
-_RECORDS = "tests/repvit_sam_jax/test_mask_generator.py::test_identical_logits_give_identical_records"
+_RECORDS = "tests/repvit_sam_jax/inference/test_mask_generator.py::test_identical_logits_give_identical_records"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -50,28 +50,28 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_MASKS,
         old="pixels > threshold + offset",
         new="pixels > threshold - offset",
-        tests=("tests/repvit_sam_jax/test_masks.py::test_upscaled_masks_equal_the_two_resizes",),
+        tests=("tests/repvit_sam_jax/inference/test_masks.py::test_upscaled_masks_equal_the_two_resizes",),
     ),
     Mutant(
         name="box-includes-the-pixel-after-the-last",
         file=_MASKS,
         old="int(y[1::2].max()) - 1]",
         new="int(y[1::2].max())]",
-        tests=("tests/repvit_sam_jax/test_masks.py::test_runs_are_those_of_coco",),
+        tests=("tests/repvit_sam_jax/inference/test_masks.py::test_runs_are_those_of_coco",),
     ),
     Mutant(
         name="runs-begin-inside",
         file=_MASKS,
         old="inside = np.arange(len(counts)) % 2 == 1",
         new="inside = np.arange(len(counts)) % 2 == 0",
-        tests=("tests/repvit_sam_jax/test_masks.py::test_runs_are_those_of_coco",),
+        tests=("tests/repvit_sam_jax/inference/test_masks.py::test_runs_are_those_of_coco",),
     ),
     Mutant(
         name="duplicates-at-the-threshold-dropped",
         file=_MASKS,
         old="(iou.astype(np.float64) > iou_threshold)",
         new="(iou.astype(np.float64) >= iou_threshold)",
-        tests=("tests/repvit_sam_jax/test_masks.py::test_nms",),
+        tests=("tests/repvit_sam_jax/inference/test_masks.py::test_nms",),
     ),
     Mutant(
         name="ties-of-duplicates-reversed",
@@ -79,8 +79,8 @@ MUTANTS: tuple[Mutant, ...] = (
         old='order = np.argsort(-scores, kind="stable")',
         new='order = np.argsort(scores, kind="stable")[::-1]',
         tests=(
-            "tests/repvit_sam_jax/test_masks.py::test_nms",
-            "tests/repvit_sam_jax/test_masks.py::test_nms_equals_the_plain_loop",
+            "tests/repvit_sam_jax/inference/test_masks.py::test_nms",
+            "tests/repvit_sam_jax/inference/test_masks.py::test_nms_equals_the_plain_loop",
         ),
     ),
     Mutant(
@@ -88,14 +88,14 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_MASKS,
         old="(at_crop & ~at_photo).any(-1)",
         new="at_crop.any(-1)",
-        tests=("tests/repvit_sam_jax/test_masks.py::test_boxes_near_the_edge_of_a_crop",),
+        tests=("tests/repvit_sam_jax/inference/test_masks.py::test_boxes_near_the_edge_of_a_crop",),
     ),
     Mutant(
         name="holes-connected-by-sides-alone",
         file=_MASKS,
         old="ndimage.label(mask, structure=np.ones((3, 3)))",
         new="ndimage.label(mask)",
-        tests=("tests/repvit_sam_jax/test_masks.py::test_regions_are_connected_over_corners",),
+        tests=("tests/repvit_sam_jax/inference/test_masks.py::test_regions_are_connected_over_corners",),
     ),
     Mutant(
         name="masks-of-crops-not-moved",
@@ -120,70 +120,72 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="bgr-not-reversed",
-        file="repvit_sam_jax/predictor.py",
+        file="repvit_sam_jax/inference/predictor.py",
         old='image if image_format == "RGB" else image[..., ::-1]',
         new="image",
-        tests=("tests/repvit_sam_jax/test_predictor.py::test_bgr_is_reversed",),
+        tests=("tests/repvit_sam_jax/inference/test_predictor.py::test_bgr_is_reversed",),
     ),
     Mutant(
         name="only-the-first-prompts-of-a-call",
-        file="repvit_sam_jax/predictor.py",
+        file="repvit_sam_jax/inference/predictor.py",
         old="prompts[start : start + DECODE_BATCH]",
         new="prompts[:DECODE_BATCH]",
-        tests=("tests/repvit_sam_jax/test_predictor.py::test_more_prompts_than_one_call_decodes",),
+        tests=("tests/repvit_sam_jax/inference/test_predictor.py::test_more_prompts_than_one_call_decodes",),
     ),
     Mutant(
         name="width-and-height-exchanged-in-a-check",
-        file="repvit_sam_jax/prompts.py",
+        file="repvit_sam_jax/inference/prompts.py",
         old="0 <= x <= width and 0 <= y <= height",
         new="0 <= x <= height and 0 <= y <= width",
         tests=("tests/repvit_sam_jax/bad_input/test_prompts.py",),
     ),
     Mutant(
         name="inverted-boxes-accepted",
-        file="repvit_sam_jax/prompts.py",
+        file="repvit_sam_jax/inference/prompts.py",
         old="if x2 < x1 or y2 < y1:",
         new="if x2 < x1 and y2 < y1:",
         tests=("tests/repvit_sam_jax/bad_input/test_prompts.py::test_bad_prompt",),
     ),
     Mutant(
         name="nan-in-mask-prompt-accepted",
-        file="repvit_sam_jax/prompts.py",
+        file="repvit_sam_jax/inference/prompts.py",
         old="if not np.isfinite(masks).all():",
         new="if np.isinf(masks).any():",
         tests=("tests/repvit_sam_jax/bad_input/test_prompts.py::test_bad_prompt",),
     ),
     Mutant(
         name="points-of-a-file-are-background",
-        file="repvit_sam_jax/photos.py",
+        file="repvit_sam_jax/inference/photos.py",
         old="int(point[2]) if point[2:] else 1",
         new="int(point[2]) if point[2:] else 0",
-        tests=("tests/repvit_sam_jax/test_photos.py::test_a_prompt_for_each_photo_gives_what_single_photos_give",),
+        tests=(
+            "tests/repvit_sam_jax/inference/test_photos.py::test_a_prompt_for_each_photo_gives_what_single_photos_give",
+        ),
     ),
     Mutant(
         name="float16-not-widened",
-        file="repvit_sam_jax/checkpoint.py",
+        file="repvit_sam_jax/weights/checkpoint.py",
         old="if array.dtype in HALF}",
         new="if array.dtype == HALF[0]}",
-        tests=("tests/repvit_sam_jax/test_checkpoint.py::test_half_precision_is_widened_exactly",),
+        tests=("tests/repvit_sam_jax/weights/test_checkpoint.py::test_half_precision_is_widened_exactly",),
     ),
     Mutant(
         name="saved-in-place",
-        file="repvit_sam_jax/checkpoint.py",
+        file="repvit_sam_jax/weights/checkpoint.py",
         old="save_file(arrays, temporary, metadata.to_strings())",
         new="save_file(arrays, path, metadata.to_strings())",
         tests=("tests/convert/test_conversion.py::test_save_is_all_or_nothing",),
     ),
     Mutant(
         name="files-of-other-libraries-accepted",
-        file="repvit_sam_jax/checkpoint.py",
+        file="repvit_sam_jax/weights/checkpoint.py",
         old='if strings.get("format") != FORMAT:',
         new='if "format" not in strings:',
         tests=("tests/convert/bad_checkpoints/test_loading.py::test_load_of_a_foreign_file",),
     ),
     Mutant(
         name="missing-arrays-accepted",
-        file="repvit_sam_jax/checkpoint.py",
+        file="repvit_sam_jax/weights/checkpoint.py",
         old="for k in expected if k not in found]",
         new="for k in expected if k in ()]",
         tests=("tests/convert/bad_checkpoints/test_loading.py::test_load_lists_all_that_is_wrong",),
@@ -195,19 +197,19 @@ MUTANTS: tuple[Mutant, ...] = (
         new="labels = [p[2] if len(p) == 3 else 0.0 for p in points]",
         tests=(
             "tests/repvit_sam_jax/cli/test_cli.py::test_points_and_box_give_one_mask_and_json",
-            "tests/repvit_sam_jax/test_photos.py::test_one_prompt_for_all_photos",
+            "tests/repvit_sam_jax/inference/test_photos.py::test_one_prompt_for_all_photos",
         ),
     ),
     Mutant(
         name="exit-code-0-for-a-mistake",
-        file="repvit_sam_jax/cli/__init__.py",
+        file="repvit_sam_jax/terminal.py",
         old="raise SystemExit(1) from error",
         new="raise SystemExit(0) from error",
         tests=("tests/repvit_sam_jax/bad_input/test_command.py::test_command_fails",),
     ),
     Mutant(
         name="exported-predictor-gives-the-first-masks",
-        file="repvit_sam_jax/runtimes/onnx.py",
+        file="repvit_sam_jax/inference/onnx.py",
         old="slice(1, None) if multimask_output else slice(0, 1)",
         new="slice(0, 3) if multimask_output else slice(0, 1)",
         tests=("tests/convert/export/test_onnx.py::test_predictor_gives_what_jax_gives",),

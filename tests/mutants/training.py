@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from .mutant import Mutant
+from tests.mutants.mutant import Mutant
 
 _STEP = "tests/train/test_step.py"
 _LOOP = "tests/train/test_loop.py"
 _LOSSES = "tests/train/test_losses.py"
 _PROMPTS = "tests/train/test_prompts.py"
-_LOADER = "tests/train/data/test_loader.py"
+_LOADER = "tests/repvit_sam_jax/data/test_loader.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -123,38 +123,38 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="photos-flipped-without-their-masks",
-        file="train/data/examples.py",
+        file="repvit_sam_jax/data/examples.py",
         old="masks.to_low_res(found[i], size, config.image_size, flip=flip)",
         new="masks.to_low_res(found[i], size, config.image_size)",
-        tests=("tests/train/data/test_examples.py::test_flip_is_the_example_of_the_mirrored_photo",),
+        tests=("tests/repvit_sam_jax/data/test_examples.py::test_flip_is_the_example_of_the_mirrored_photo",),
     ),
     Mutant(
         name="mask-pixels-of-any-coverage",
-        file="train/data/masks.py",
+        file="repvit_sam_jax/data/masks.py",
         old="(covered[:, ::-1] if flip else covered) >= half",
         new="(covered[:, ::-1] if flip else covered) > 0",
-        tests=("tests/train/data/test_masks.py::test_low_res_masks_of_whole_factors_are_a_box_filter",),
+        tests=("tests/repvit_sam_jax/data/test_masks.py::test_low_res_masks_of_whole_factors_are_a_box_filter",),
     ),
     Mutant(
         name="every-seed-has-the-same-order",
-        file="train/data/loader.py",
+        file="repvit_sam_jax/data/loader.py",
         old=".seed(seed).shuffle()",
         new=".seed(0).shuffle()",
         tests=(f"{_LOADER}::test_epochs",),
     ),
     Mutant(
         name="a-batch-skipped-on-resuming",
-        file="train/data/loader.py",
+        file="repvit_sam_jax/data/loader.py",
         old="share[start * share.size :]",
         new="share[(start + (start > 0)) * share.size :]",
         tests=(f"{_LOADER}::test_resumed_exactly",),
     ),
     Mutant(
         name="index-outlives-its-tar",
-        file="train/data/tar.py",
+        file="repvit_sam_jax/data/tar.py",
         old="status.st_size, status.st_mtime_ns], np.int64)",
         new="0, 0], np.int64)",
-        tests=("tests/train/data/test_sources.py::test_index_is_kept_beside_the_tar_and_follows_it",),
+        tests=("tests/repvit_sam_jax/data/test_sources.py::test_index_is_kept_beside_the_tar_and_follows_it",),
     ),
     Mutant(
         name="loss-not-looked-at-before-saving",

@@ -8,11 +8,11 @@ import re
 import nbformat
 import pytest
 
-from repvit_sam_jax import checkpoint
+from repvit_sam_jax.weights import checkpoint
 from tests.helpers.processes import ROOT
 
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-OURS = ("repvit_sam_jax", "convert", "train", "evals")
+OURS = ("repvit_sam_jax", "convert", "train", "repvit_sam_jax.evals")
 
 
 def test_there_are_notebooks():

@@ -1,6 +1,8 @@
 """The wheel, used outside the checkout: library, converter and weights are there, and nothing of a generic name."""
 
+import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from repvit_sam_jax import PRESETS, checkpoint
+from repvit_sam_jax import PRESETS
+from repvit_sam_jax.weights import checkpoint
+from tests.helpers.photos import jpeg, photo_and_masks
 from tests.helpers.processes import ROOT
 
 FOLDERS = ("repvit_sam_jax", "convert", "train")
@@ -58,7 +62,8 @@ def test_contents(wheel):
     assert DEMO in names
     assert "repvit_sam_jax/convert/torch_models/sam.py" in names
     assert "repvit_sam_jax/convert/export/coreml.py" in names
-    assert "repvit_sam_jax/runtimes/onnx.py" in names
+    assert "repvit_sam_jax/inference/onnx.py" in names
+    assert "repvit_sam_jax/train/loop.py" in names
     info = next(top for top in tops if top.endswith(".dist-info"))
     assert f"{info}/licenses/LICENSE" in names
     assert f"{info}/licenses/NOTICE" in names
@@ -71,8 +76,7 @@ def test_contents_of_the_source_distribution(checkout, tmp_path):
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
-    assert {DEMO, "convert/to_torch.py", "LICENSE", "NOTICE"} <= names
-    assert not [name for name in names if name.startswith("train")]
+    assert {DEMO, "convert/to_torch.py", "train/loop.py", "LICENSE", "NOTICE"} <= names
 
 
 def run_outside(installed: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -82,17 +86,13 @@ def run_outside(installed: Path, *arguments: str) -> subprocess.CompletedProcess
 
 
 OUTSIDE = """
-import contextlib, runpy, sys
 import repvit_sam_jax as r
+from repvit_sam_jax.cli import main
 print(r.__file__)
 
-def run(*arguments):
-    sys.argv = ["convert", *arguments]
-    with contextlib.suppress(SystemExit):
-        runpy.run_module("repvit_sam_jax.convert", run_name="__main__", alter_sys=True)
-
-run("synthetic", "tiny.pt", "--preset", "tiny")
-run("from-torch", "tiny.pt", "tiny.safetensors")
+main(["convert", "synthetic", "tiny.pt", "--preset", "tiny"])
+main(["convert", "from-torch", "tiny.pt", "tiny.safetensors"])
+main(["train", "recipes"])
 for name in ("tiny.safetensors", "demo"):
     print(r.load(name)[0].config.name)
 import repvit_sam_jax.convert.export.stablehlo
@@ -103,16 +103,17 @@ r.load("tiny.pt")
 
 @pytest.mark.torch
 def test_used_outside_the_checkout(wheel, tmp_path):
-    """Convert, load and the hint of `load` all work from the unpacked wheel alone, here in one process."""
+    """The command's convert and train, `load` and its hint all work from the unpacked wheel, here in one process."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     done = run_outside(tmp_path, "-c", OUTSIDE)
-    where, made, converted, *loaded = done.stdout.splitlines()
+    where, made, converted, *recipes_and_loaded = done.stdout.splitlines()
     assert where.startswith(str(tmp_path)), done.stderr
     assert made.startswith("wrote tiny.pt")
     assert converted.startswith("wrote tiny.safetensors: tiny, train form")
-    assert loaded == ["tiny", "tiny"], done.stderr
+    assert "smoke: tiny, prompts in the loop" in recipes_and_loaded
+    assert recipes_and_loaded[-2:] == ["tiny", "tiny"], done.stderr
     assert done.returncode == 1
-    assert "python -m repvit_sam_jax.convert from-torch tiny.pt tiny.safetensors" in done.stderr
+    assert "repvit-sam convert from-torch tiny.pt tiny.safetensors" in done.stderr
 
 
 @pytest.mark.torch
@@ -133,8 +134,17 @@ def test_commands_outside_the_checkout(wheel, tmp_path):
         tmp_path, "-m", "repvit_sam_jax.convert", "stablehlo", "tiny.pt", "--out", "tiny.hlo", "--platforms", "cpu"
     )
     assert "comparisons within tolerance" in exported.stdout, exported.stderr
-    hint = run_outside(tmp_path, "-c", "import repvit_sam_jax as r; r.load('tiny.pt')")
-    assert "python -m repvit_sam_jax.convert from-torch tiny.pt tiny.safetensors" in hint.stderr
+    (tmp_path / "photo.jpg").write_bytes(jpeg(photo_and_masks(0)[0]))
+    segmented = run_outside(tmp_path, "-m", "repvit_sam_jax.cli", "segment", "photo.jpg", "--point", "20,30")
+    assert segmented.returncode == 0, segmented.stderr
+    assert (tmp_path / "mask.png").is_file()
+    drawn = ("scenes", "some", "--count", "8", "--size", "64")
+    scenes = run_outside(tmp_path, "-m", "repvit_sam_jax.cli", "train", *drawn)
+    assert scenes.returncode == 0, scenes.stderr
+    given = ("distill", "smoke", "run", "--data", "some", "--set", "steps=2", "image_size=64", "batch_size=2")
+    trained = run_outside(tmp_path, "-m", "repvit_sam_jax.cli", "train", *given)
+    assert trained.returncode == 0, trained.stderr
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def test_importing_the_package_alone_does_not_import_jax():
@@ -150,6 +160,19 @@ def test_importing_the_public_names_does_not_import_scipy():
     code += "; print(sorted(name for name in set(sys.modules) - known if name.split('.')[0] == 'scipy'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_names_of_version_0_1():
+    """Modules that have moved are the same ones, with a word about where they are."""
+    from repvit_sam_jax import _moved
+
+    for old, new in sorted(_moved.MOVED.items()):  # a package before its modules
+        name = f"repvit_sam_jax.{old}"
+        sys.modules.pop(name, None)
+        with pytest.warns(DeprecationWarning, match=rf"{re.escape(name)} is repvit_sam_jax\.{re.escape(new)} now"):
+            module = importlib.import_module(name)
+        assert module is importlib.import_module(f"repvit_sam_jax.{new}")
+        assert module.__spec__.name == f"repvit_sam_jax.{new}"
 
 
 def test_everything_promised_is_there():

@@ -112,7 +112,7 @@ def test_estimates_of_the_benchmark():
 
 
 def test_estimate_of_a_recipe():
-    """`python -m train aot` with prompts in the loop on tiny models: memory, collectives, time."""
+    """`repvit-sam train aot` with prompts in the loop on tiny models: memory, collectives, time."""
     found = compile_for_tpu(
         """
         import dataclasses

@@ -15,10 +15,11 @@ from convert.parity import parity
 from convert.synthetic import synthetic_image, synthetic_state_dict, write
 from convert.torch_models import Sam as TorchSam
 from convert.torch_models import twin_of
-from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, Sam, SamPredictor, reparam, transforms
+from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, Sam, SamPredictor, transforms
 from repvit_sam_jax.config import MODELS
+from repvit_sam_jax.weights import reparam
 from tests.helpers.measures import GOLDEN, relative_rms, sample
-from tests.helpers.models import encode
+from tests.helpers.models import encode_with_intermediates
 
 pytestmark = pytest.mark.torch
 
@@ -48,9 +49,10 @@ def check(name: str, found: float, bound: float = ENCODER) -> None:
 
 def compare_stages(model: Sam, params: dict, golden, image: np.ndarray) -> np.ndarray:
     """Check every stage of the encoder; returns the embedding."""
-    embedding, stages = encode(model, params, transforms.preprocess(image, model.config.image_size), return_stages=True)
+    images = transforms.preprocess(image, model.config.image_size)
+    embedding, intermediates = encode_with_intermediates(model, params, images)
     for index in range(55):
-        stage = np.asarray(stages["stem" if index == 0 else f"blocks.{index}"]).transpose(0, 3, 1, 2)
+        stage = np.asarray(intermediates["stem" if index == 0 else f"blocks.{index}"]).transpose(0, 3, 1, 2)
         mean, deviation, *values = golden[f"stage/features.{index}"]
         check(f"features.{index}", relative_rms(sample(stage, 254), np.array(values)))
         assert stage.mean() == pytest.approx(float(mean), abs=1e-4 * float(deviation))
@@ -138,7 +140,7 @@ def test_every_image_in_both_forms(converted):
 @SLOW
 @pytest.mark.parametrize("size", [(768, 1024), (1500, 2250)])
 def test_full_size_parity_with_the_twin(tmp_path, size):
-    """What `python -m convert parity` reports for the published architecture: here every pixel is compared."""
+    """What `repvit-sam parity` reports for the published architecture: here every pixel is compared."""
     write(tmp_path / "repvit_sam.pt", PRESETS["repvit_sam"])
     report = parity(tmp_path / "repvit_sam.pt", synthetic_image(*size))
     print(report.to_text())

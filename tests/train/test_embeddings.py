@@ -6,8 +6,9 @@ import os
 import numpy as np
 import pytest
 
+from repvit_sam_jax import data
 from tests.helpers.micro import ENCODER
-from train import data, embeddings
+from train import embeddings
 from train.teacher import load_teacher
 
 

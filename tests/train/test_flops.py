@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from repvit_sam_jax.layers import conv3x3, depthwise_conv3x3
+from repvit_sam_jax.ops.convolutions import conv3x3, depthwise_conv3x3
 from tests.helpers.micro import ENCODER, PROMPTS
 from tests.helpers.training import arguments_of
 from train import flops, state

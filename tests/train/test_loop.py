@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from repvit_sam_jax import load
+from repvit_sam_jax import data, load
 from repvit_sam_jax.config import MODELS
+from repvit_sam_jax.data import shards
 from tests.helpers.micro import ENCODER
 from tests.helpers.photos import annotations, jpeg, photo_and_masks, write_tar
 from tests.helpers.training import PEAK, WORK, arguments_of, lines, prepare, unlike
 from train import __main__ as command
-from train import data, loop, shards
+from train import loop
 from train.export import export
 from train.loop import Inputs, TrainingError, train
 from train.recipe import to_json

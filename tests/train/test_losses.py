@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
-from evals.metrics import valid_positions
+from repvit_sam_jax.evals.metrics import valid_positions
 from train import losses
 
 B, P, M, H, W, C = 3, 4, 3, 8, 6, 5

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evals.metrics import iou
 from repvit_sam_jax import SamPredictor
-from repvit_sam_jax.masks import counts_to_mask
+from repvit_sam_jax.data import ExampleConfig, make_example, open_source, read_annotations
+from repvit_sam_jax.evals.metrics import iou
+from repvit_sam_jax.inference.masks import counts_to_mask
 from train import __main__ as command
 from train import pseudo_labels as labels
-from train.data import ExampleConfig, make_example, open_source, read_annotations
 from train.teacher import load_teacher
 
 SIZE = 256

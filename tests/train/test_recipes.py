@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from repvit_sam_jax import config
-from repvit_sam_jax.loading import read_params
+from repvit_sam_jax.weights.loading import read_params
 from tests.helpers.micro import ENCODER
 from train import __main__ as command
 from train import loop

@@ -13,12 +13,12 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh
 
-from repvit_sam_jax import Prompts
+from repvit_sam_jax import Prompts, data
 from repvit_sam_jax.config import get_config
 from tests.helpers.micro import ENCODER, PROMPTS
 from tests.helpers.processes import EIGHT_DEVICES, run_python
 from tests.helpers.training import prepare, step_of, take, unlike
-from train import data, state, step
+from train import state, step
 from train.optim import decays, make_optimizer, make_schedule
 from train.recipe import Losses, Optimizer
 from train.teacher import load_teacher

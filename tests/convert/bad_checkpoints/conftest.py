@@ -5,7 +5,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from convert import synthetic
-from repvit_sam_jax import PRESETS, checkpoint
+from repvit_sam_jax import PRESETS
+from repvit_sam_jax.weights import checkpoint
 
 TINY = PRESETS["tiny"]
 NORM = "mask_decoder.transformer.norm_final_attn.weight"

@@ -1,4 +1,4 @@
-"""`python -m convert`: one line of error, and nothing written."""
+"""`repvit-sam convert`: one line of error, and nothing written."""
 
 import pytest
 

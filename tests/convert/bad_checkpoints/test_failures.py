@@ -6,9 +6,9 @@ import torch
 
 from convert.from_torch import from_torch
 from convert.to_torch import to_torch
-from repvit_sam_jax import CheckpointError, checkpoint
-
-from .conftest import NORM
+from repvit_sam_jax import CheckpointError
+from repvit_sam_jax.weights import checkpoint
+from tests.convert.bad_checkpoints.conftest import NORM
 
 pytestmark = pytest.mark.torch
 

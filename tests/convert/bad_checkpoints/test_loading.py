@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from convert import __main__ as command
 from convert.to_torch import to_torch
 from repvit_sam_jax import CheckpointError, load
-
-from .conftest import TINY
+from repvit_sam_jax.cli import main
+from tests.convert.bad_checkpoints.conftest import TINY
 
 pytestmark = pytest.mark.torch
 
@@ -26,9 +25,8 @@ def test_load_of_a_pytorch_file_names_the_command(files, tmp_path, monkeypatch, 
         load(source)
     program, *arguments = shlex.split(str(caught.value).split("\n")[1])
     target = str(source.with_suffix(".safetensors"))
-    assert [program, *arguments] == ["python", "-m", "convert", "from-torch", str(source), target]
-    monkeypatch.setattr("sys.argv", arguments[1:])
-    command.main()
+    assert [program, *arguments] == ["repvit-sam", "convert", "from-torch", str(source), target]
+    main(arguments)
     load(target)
 
 

@@ -11,9 +11,9 @@ import torch
 
 from convert.from_torch import from_torch, read_state_dict
 from convert.to_torch import to_torch
-from repvit_sam_jax import CheckpointError, checkpoint
-
-from .conftest import LINEAR, NORM, TINY, TOKENS, assert_same
+from repvit_sam_jax import CheckpointError
+from repvit_sam_jax.weights import checkpoint
+from tests.convert.bad_checkpoints.conftest import LINEAR, NORM, TINY, TOKENS, assert_same
 
 pytestmark = pytest.mark.torch
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from convert import __main__ as command
-from convert.digest import sha256
-from convert.export.source import new_folder, read_source
+from convert.export.source import read_source
 from repvit_sam_jax import CLASSIFIERS, Classifier
-from repvit_sam_jax import checkpoint as checkpoints
+from repvit_sam_jax.files import new_folder, sha256
+from repvit_sam_jax.weights import checkpoint as checkpoints
 from tests.helpers.commands import Done, run_commands
 
 pytestmark = pytest.mark.torch

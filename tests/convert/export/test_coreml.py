@@ -11,7 +11,6 @@ import torch
 
 pytest.importorskip("coremltools")
 
-from convert.digest import sha256
 from convert.export import coreml, mil
 from convert.export.coreml import check_structure, export_coreml, pad, summary
 from convert.export.mil import MilProgram
@@ -21,7 +20,8 @@ from convert.export.verify import ExportError
 from convert.synthetic import synthetic_image, write
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS
-from repvit_sam_jax import checkpoint as checkpoints
+from repvit_sam_jax.files import sha256
+from repvit_sam_jax.weights import checkpoint as checkpoints
 from tests.helpers.examples import EXAMPLES, agreement
 from tests.helpers.measures import relative_rms
 

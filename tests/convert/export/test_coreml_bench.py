@@ -108,7 +108,7 @@ def test_bad_packages_in_one_line(folder, monkeypatch, capsys):
         run(monkeypatch, folder, "--import-report", folder / "report.json")
     errors = capsys.readouterr().err
     assert errors.startswith("error: ")
-    assert errors.endswith("encoder.mlpackage is no Core ML package; `python -m convert coreml` writes it\n")
+    assert errors.endswith("encoder.mlpackage is no Core ML package; `repvit-sam export coreml` writes it\n")
 
 
 def test_statistics(monkeypatch):

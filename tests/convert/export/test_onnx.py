@@ -11,12 +11,12 @@ from PIL import Image
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from convert.digest import sha256  # noqa: E402
 from convert.export import onnx as exporter  # noqa: E402
 from convert.export.source import read_source  # noqa: E402
 from convert.synthetic import synthetic_image, write  # noqa: E402
 from repvit_sam_jax import PRESETS, CheckpointError, cli  # noqa: E402
-from repvit_sam_jax.runtimes.onnx import OnnxPredictor  # noqa: E402
+from repvit_sam_jax.files import sha256  # noqa: E402
+from repvit_sam_jax.inference.onnx import OnnxPredictor  # noqa: E402
 from tests.helpers.examples import EXAMPLES, agreement, run  # noqa: E402
 from tests.helpers.measures import relative_rms  # noqa: E402
 
@@ -147,7 +147,7 @@ def test_many_images(predictors):
 
 
 def test_predictor_refuses(onnx_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no encoder.onnx at .*convert onnx WEIGHTS --out DIR"):
+    with pytest.raises(FileNotFoundError, match=r"no encoder.onnx at .*repvit-sam export onnx WEIGHTS --out DIR"):
         OnnxPredictor(tmp_path)
     for name in ("encoder", "decoder"):
         (tmp_path / f"{name}.onnx").write_bytes((onnx_folder[0] / f"{name}.onnx").read_bytes())
@@ -155,7 +155,7 @@ def test_predictor_refuses(onnx_folder, tmp_path):
     with pytest.raises(CheckpointError, match="from different weights"):
         OnnxPredictor(tmp_path)
     rewrite_metadata(tmp_path / "decoder.onnx", format="none")
-    with pytest.raises(CheckpointError, match=r"decoder.onnx was not written by python -m convert onnx"):
+    with pytest.raises(CheckpointError, match=r"decoder.onnx was not written by repvit-sam export onnx"):
         OnnxPredictor(tmp_path)
     (tmp_path / "encoder.onnx").write_text("text")
     with pytest.raises(CheckpointError, match=r"encoder.onnx is no ONNX file"):

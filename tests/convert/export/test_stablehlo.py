@@ -62,8 +62,8 @@ np.savez("found.npz", *results)
     encode = functools.partial(jax.jit(Sam.encode, static_argnums=0), source.model, source.params)
     expected = np.concatenate([encode(images[:2]), encode(images[1:])[1:]])  # by the program that the file was held to
     np.testing.assert_allclose(embeddings, expected, atol=2e-4)
-    decode = jax.jit(Sam.decode_all, static_argnums=0)
-    expected_masks, expected_iou = decode(source.model, source.params, expected, Prompts(coords, labels, valid))
+    decode = jax.jit(Sam.decode, static_argnums=(0, 4))
+    expected_masks, expected_iou = decode(source.model, source.params, expected, Prompts(coords, labels, valid), None)
     np.testing.assert_allclose(masks, expected_masks, atol=2e-5)
     np.testing.assert_allclose(iou, expected_iou, atol=2e-5)
 

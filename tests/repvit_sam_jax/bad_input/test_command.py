@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from repvit_sam_jax import SamPredictor, checkpoint, cli
-
-from .conftest import saved
+from repvit_sam_jax import SamPredictor, cli
+from repvit_sam_jax.weights import checkpoint
+from tests.repvit_sam_jax.bad_input.conftest import saved
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from repvit_sam_jax import SamPredictor, transforms
-
-from .conftest import HEIGHT, WIDTH, assert_usable, saved
+from tests.repvit_sam_jax.bad_input.conftest import HEIGHT, WIDTH, assert_usable, saved
 
 
 # Image files

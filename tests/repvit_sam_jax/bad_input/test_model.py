@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from repvit_sam_jax import Prompts, Sam, reparam
+from repvit_sam_jax import Prompts, Sam
+from repvit_sam_jax.weights import reparam
 
 
 @pytest.mark.parametrize("shape", [(128, 128, 3), (1, 128, 128), (1, 3, 128, 128), (1, 64, 128, 3), (1, 128, 128, 4)])

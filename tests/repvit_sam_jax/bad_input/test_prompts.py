@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from repvit_sam_jax import SamPredictor
-
-from .conftest import HEIGHT, POINT, WIDTH, assert_usable
+from tests.repvit_sam_jax.bad_input.conftest import HEIGHT, POINT, WIDTH, assert_usable
 
 # Prompts
 LOW_RES = 32  # of the tiny preset

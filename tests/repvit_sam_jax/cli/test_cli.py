@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 import repvit_sam_jax
-from repvit_sam_jax import PRESETS, SamAutomaticMaskGenerator, SamPredictor, __version__, checkpoint, cli, load
+from repvit_sam_jax import PRESETS, SamAutomaticMaskGenerator, SamPredictor, __version__, cli, load
 from repvit_sam_jax.cli import common
-from repvit_sam_jax.overlay import draw_masks, draw_overlay
+from repvit_sam_jax.inference.overlay import draw_masks, draw_overlay
+from repvit_sam_jax.weights import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_without_weights_in_a_broken_installation(demo, photo, monkeypatch, caps
 def test_onnx_without_weights(demo, photo, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, "segment", photo, "--point", "20,30", "--runtime", "onnx")
-    expected = "error: --runtime onnx needs --weights, a folder from `python -m convert onnx`\n"
+    expected = "error: --runtime onnx needs --weights, a folder from `repvit-sam export onnx`\n"
     assert capsys.readouterr() == ("", expected)
 
 
@@ -206,7 +207,7 @@ def test_where_compiled_programs_are_kept(photo, monkeypatch, capsys, command, f
         raise ValueError("that is all")
 
     afresh, name = importlib.import_module("repvit_sam_jax.cli"), command.split()[0]
-    monkeypatch.setattr(sys.modules[f"repvit_sam_jax.cli.{name}"], "use_compile_cache", use)
+    monkeypatch.setattr(importlib.import_module(f"repvit_sam_jax.cli.{name}"), "use_compile_cache", use)
     given = {
         "segment": ["photo.png", "--point", "3,4"],
         "segment a folder": [".", "--point", "3,4"],
@@ -350,7 +351,7 @@ def test_everything_leaves_nothing_when_it_can_not_begin(photo, weights, tmp_pat
 @pytest.mark.parametrize("command", ["segment", "everything"])
 def test_folders_that_can_not_be_written_are_named_before_any_work(photo, tmp_path, monkeypatch, capsys, command):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root, who runs tests in containers, may write anywhere
-    for module in ("repvit_sam_jax.loading", "repvit_sam_jax.transforms"):
+    for module in ("repvit_sam_jax.weights.loading", "repvit_sam_jax.transforms"):
         monkeypatch.setitem(sys.modules, module, None)
     out = tmp_path / ("out.png" if command == "segment" else "out")
     with pytest.raises(SystemExit, match="1"):

@@ -1,0 +1,1 @@
+"""Synthetic scenes with exact masks, drawn from random numbers."""

@@ -1,0 +1,132 @@
+"""`SamPredictor` over the files of `repvit-sam export onnx`, in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ..config import SamConfig
+from ..models.prompt_encoder import NOT_A_POINT, TOP_LEFT
+from ..models.sam import Sam
+from ..weights.checkpoint import CheckpointError, Metadata
+from .predictor import SamPredictor
+from .prompts import Prompt
+
+PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxPredictor(SamPredictor):
+    """The predictor with an exported encoder and decoder; what it takes, gives and refuses is the same.
+
+    predictor = OnnxPredictor("onnx_folder")
+    predictor.set_image(photo)
+    masks, iou_predictions, low_res_masks = predictor.predict(point_coords=[[500, 375]], point_labels=[1])
+    """
+
+    def __init__(self, folder: Path | str, providers: Sequence[str] = (PROVIDER,)) -> None:
+        """Open `encoder.onnx` and `decoder.onnx` in the folder.
+
+        `providers`: ONNX Runtime's, the preferred one first.
+
+        Raises:
+          FileNotFoundError: one of them is not there.
+          CheckpointError: they are no ONNX files, were not written by `convert onnx`, or are not of one model.
+          RuntimeError: onnxruntime is not installed.
+        """
+        self._encoder, self._decoder = (
+            _open(Path(folder) / f"{part}.onnx", providers) for part in ("encoder", "decoder")
+        )
+        encoder, decoder = (_read(Path(folder) / f"{part}.onnx", s) for part, s in self.sessions.items())
+        if encoder != decoder:
+            raise CheckpointError(f"{folder}: encoder.onnx and decoder.onnx were exported from different weights")
+        assert isinstance(encoder.config, SamConfig)
+        # A decoder that also gives masks of the photo's size wants to know it, whatever is asked for.
+        wanted = [given.name for given in self._decoder.get_inputs()]
+        self._unused = {"orig_im_size": np.ones(2, np.float32)} if "orig_im_size" in wanted else {}
+        super().__init__(Sam(encoder.config), {})
+
+    @property
+    def sessions(self) -> dict[str, Any]:
+        """The encoder's and the decoder's `onnxruntime.InferenceSession`."""
+        return {"encoder": self._encoder, "decoder": self._decoder}
+
+    def warmup(self, num_points: int = 1, multimask_output: bool = True, num_images: int = 1) -> None:
+        """Nothing: the sessions are ready when they are opened."""
+
+    def _encode_images(self, images: Float[np.ndarray, "b s s 3"]) -> list[Any]:
+        given = {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
+        embeddings = self._encoder.run(["image_embeddings"], given)[0].transpose(0, 2, 3, 1)
+        return [embeddings[i : i + 1] for i in range(len(embeddings))]
+
+    def _decode_prompts(self, embedding: Any, prompts: Sequence[Prompt], multimask_output: bool) -> tuple[Any, Any]:
+        """Prompts of the same number of points go together: here nothing is padded."""
+        given = np.ascontiguousarray(np.asarray(embedding).transpose(0, 3, 1, 2))
+        chosen = slice(1, None) if multimask_output else slice(0, 1)
+        masks: list[Any] = [None] * len(prompts)
+        ious: list[Any] = [None] * len(prompts)
+        for group in _groups(prompts):
+            coords, labels = zip(*(_points(prompts[i]) for i in group), strict=True)
+            low_res, iou = self._decoder.run(
+                ["low_res_masks", "iou_predictions"],
+                {
+                    "image_embeddings": given,
+                    "point_coords": np.stack(coords),
+                    "point_labels": np.stack(labels),
+                    **self._mask_input(prompts[group[0]]),
+                    **self._unused,
+                },
+            )
+            for i, found, predicted in zip(group, low_res[:, chosen], iou[:, chosen], strict=True):
+                masks[i], ious[i] = found, predicted
+        return np.stack(masks)[None], np.stack(ious)[None]
+
+    def _mask_input(self, prompt: Prompt) -> dict[str, np.ndarray]:
+        side = self.model.config.low_res_size
+        mask = np.zeros((side, side), np.float32) if prompt.mask is None else prompt.mask
+        return {"mask_input": mask[None, None], "has_mask_input": np.array([prompt.mask is not None], np.float32)}
+
+
+def _groups(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Indices of the prompts that one call of the decoder can take: as many points, and no masks of their own."""
+    groups: dict[Any, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        key = len(_points(prompt)[1]) if prompt.mask is None else f"mask {i}"
+        groups.setdefault(key, []).append(i)
+    return list(groups.values())
+
+
+def _points(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates and labels with the not-a-point that SAM appends where points come without a box."""
+    coords, labels = prompt.coords.astype(np.float32), prompt.labels.astype(np.float32)
+    if not len(labels) or (labels >= TOP_LEFT).any():
+        return coords, labels
+    return np.concatenate([coords, np.zeros((1, 2), np.float32)]), np.append(labels, np.float32(NOT_A_POINT))
+
+
+def _open(path: Path, providers: Sequence[str]) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path.name} at {path.parent}; repvit-sam export onnx WEIGHTS --out DIR writes it")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeError(
+            "onnxruntime is not installed: pip install 'repvit-sam-jax[export]' or onnxruntime"
+        ) from error
+    try:
+        return onnxruntime.InferenceSession(path, providers=list(providers))
+    except Exception as error:  # its errors share no class of their own
+        raise CheckpointError(f"{path} is no ONNX file, or it is damaged: {str(error).splitlines()[0]}") from error
+
+
+def _read(path: Path, session: Any) -> Metadata:
+    try:
+        metadata = Metadata.from_strings(session.get_modelmeta().custom_metadata_map)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} was not written by repvit-sam export onnx: {error}") from error
+    if not isinstance(metadata.config, SamConfig):
+        raise CheckpointError(f"{path} holds {metadata.config.name}, no segmenter")
+    return metadata

@@ -1,0 +1,288 @@
+"""`SamPredictor`: SAM's interactive interface (facebookresearch/segment-anything, `predictor.py`) over `Sam`.
+
+Deliberate differences from the official class: embeddings are channels last; many prompts on one image go into one
+`predict` call; `set_image_batch` and `predict_batch` (named as in SAM 2) serve many images; prompts are checked.
+`predict_torch`, `set_torch_image` and `transform` are not there: `predict` takes boxes [P, 4] in pixels of the photo.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from .. import transforms
+from ..models.model import Params
+from ..models.sam import Sam
+from .prompts import Prompt, bucket, pack, read_prompts
+
+# Module-level, so that all predictors of one model share their compiled programs.
+_encode = jax.jit(Sam.encode, static_argnums=0)
+_split = jax.jit(lambda embeddings: [embeddings[i : i + 1] for i in range(len(embeddings))])
+_decode = jax.jit(Sam.decode, static_argnums=(0, 4))
+_compact = jax.jit(Sam.compact, static_argnums=0)
+
+ENCODE_BATCH = 4
+"""Images that `set_image_batch` encodes at once, at most."""
+DECODE_BATCH = 64
+"""Prompts that are decoded at once, at most."""
+
+Prediction = tuple[
+    Bool[np.ndarray, "*p c h w"] | Float[np.ndarray, "*p c h w"],
+    Float[np.ndarray, "*p c"],
+    Float[np.ndarray, "*p c h4 w4"],
+]
+"""Masks (or logits) at the photo's size, predicted IoUs, low-res logits."""
+
+
+class SamPredictor:
+    """Embeds an image once, then answers prompts about it.
+
+    Numbers of points and prompts are padded to powers of two, images to S x S, so that a session compiles a handful
+    of programs whatever it is asked.
+
+        predictor = SamPredictor(*repvit_sam_jax.load("repvit_sam.safetensors"))
+        predictor.set_image(photo)
+        masks, iou_predictions, low_res_masks = predictor.predict(point_coords=[[500, 375]], point_labels=[1])
+    """
+
+    def __init__(self, model: Sam, params: Params) -> None:
+        self.model = model
+        self.params = params if model.dtype == "float32" else _compact(model, params)
+        self.reset_image()
+
+    def reset_image(self) -> None:
+        """Forget the current image or images."""
+        self._embeddings: list[Array] = []
+        self._sizes: list[tuple[int, int]] = []
+
+    def warmup(self, num_points: int = 1, multimask_output: bool = True, num_images: int = 1) -> None:
+        """Compile ahead of the first photo, without computing anything.
+
+        Args:
+          num_points: points of the prompts to come; a box counts as two.
+          multimask_output: as it will be given to `predict`.
+          num_images: images that `set_image_batch` will be given at once.
+        """
+        self._warmup_encoder(num_images)
+        packed = pack([Prompt(np.zeros((num_points, 2)), np.zeros(num_points, np.int32), None)], 1)
+        _decode.lower(self.model, self.params, self._no_embedding(), packed, multimask_output).compile()
+
+    def _warmup_encoder(self, num_images: int) -> None:
+        side = self.model.config.image_size
+        for count in {bucket(min(num_images - start, ENCODE_BATCH)) for start in range(0, num_images, ENCODE_BATCH)}:
+            images = np.zeros((count, side, side, 3), np.float32)
+            encode = _encode.lower(self.model, self.params, images)
+            encode.compile()
+            _split.lower(encode.out_info).compile()
+
+    def _no_embedding(self) -> Float[np.ndarray, "1 h w c"]:
+        config = self.model.config
+        return np.zeros((1, config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim), np.float32)
+
+    @property
+    def is_image_set(self) -> bool:
+        """Whether there is an image to predict on."""
+        return bool(self._embeddings)
+
+    @property
+    def original_size(self) -> tuple[int, int]:
+        """(height, width) of the current image in pixels."""
+        self._require_single_image()
+        return self._sizes[0]
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of the current image after resizing, before padding."""
+        return transforms.resized_shape(*self.original_size, self.model.config.image_size)
+
+    def set_image(self, image: UInt8[np.ndarray, "h w 3"], image_format: str = "RGB") -> None:
+        """Embed an image.
+
+        Args:
+          image: uint8 [H, W, 3].
+          image_format: order of its channels, `RGB` or `BGR`.
+
+        Raises:
+          ValueError: the image has another shape or type; the image set before, if any, stays set.
+        """
+        self.set_image_batch([image], image_format)
+
+    def set_image_batch(self, images: Sequence[np.ndarray], image_format: str = "RGB") -> None:
+        """Embed several images of any sizes, for `predict_batch`.
+
+        Raises:
+          ValueError: as `set_image`, naming the image, or the list is empty.
+        """
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f"image_format must be RGB or BGR, got {image_format!r}")
+        transforms.check_several(images, "set_image")
+        if not len(images):
+            raise ValueError("no images were given")
+        for i, image in enumerate(images):
+            try:
+                transforms.check_scalable(image, self.model.config.image_size)
+            except ValueError as error:
+                raise ValueError(f"image {i}: {error}" if len(images) > 1 else str(error)) from error
+        rgb = [image if image_format == "RGB" else image[..., ::-1] for image in images]
+        embeddings: list[Array] = []
+        for start in range(0, len(rgb), ENCODE_BATCH):
+            batch = transforms.preprocess(rgb[start : start + ENCODE_BATCH], self.model.config.image_size)
+            embeddings += self._encode_images(batch)
+        self._embeddings, self._sizes = embeddings, [image.shape[:2] for image in images]
+
+    def get_image_embedding(self) -> Float[Array, "1 h w c"]:
+        """The embedding of the current image, float32 [1, S/16, S/16, C] (SAM's has its channels first).
+
+        Raises:
+          RuntimeError: no image is set, or several are.
+        """
+        self._require_single_image()
+        return self._embeddings[0]
+
+    def set_image_embedding(self, embedding: Float[Array, "1 h w c"], original_size: tuple[int, int]) -> None:
+        """Use a stored embedding in place of an image.
+
+        Args:
+          embedding: [1, S/16, S/16, C] or [S/16, S/16, C] from `get_image_embedding`.
+          original_size: (height, width) of the photo that it belongs to, in pixels.
+
+        Raises:
+          ValueError: another shape, NaN or infinite values, or a size that is not positive.
+        """
+        side, dim = self.model.config.embedding_size, self.model.config.mask_decoder.embed_dim
+        value = jax.numpy.array(embedding, jax.numpy.float32)  # on CPU, asarray may share the caller's memory
+        if value.shape not in ((1, side, side, dim), (side, side, dim)):
+            raise ValueError(f"the embedding must have shape [1, {side}, {side}, {dim}], got {value.shape}")
+        if not jax.numpy.isfinite(value).all():
+            raise ValueError("the embedding has NaN or infinite values")
+        try:
+            height, width = (operator.index(v) for v in original_size)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}") from error
+        if height < 1 or width < 1 or not all(transforms.resized_shape(height, width, self.model.config.image_size)):
+            raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}")
+        self._embeddings, self._sizes = [value.reshape(1, side, side, dim)], [(height, width)]
+
+    def predict(
+        self,
+        point_coords: Any = None,
+        point_labels: Any = None,
+        box: Any = None,
+        mask_input: Any = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> Prediction:
+        """Masks of the current image for one prompt, or for P prompts at once.
+
+        Args:
+          point_coords: [N, 2] (x, y) in pixels of the photo; for many prompts [P, N, 2] or P arrays [N_i, 2].
+          point_labels: [N], [P, N] or P arrays: 1 foreground, 0 background.
+          box: [4] or [1, 4], XYXY in pixels; [P, 4] for many. It may reach over the photo's edge.
+          mask_input: low-res logits of an earlier prediction, [1, S/4, S/4]; [P, 1, S/4, S/4] for many.
+          multimask_output: three masks a prompt, for ambiguous prompts such as a single point; else one.
+          return_logits: logits in place of boolean masks.
+
+        Returns:
+          masks [C, H, W], predicted IoUs [C] and low-res logits [C, S/4, S/4]; for many prompts with a leading P.
+          A box of shape [1, 4] is one prompt, as in SAM; for a leading axis whatever their number, give boxes with
+          `point_coords=[[]] * P, point_labels=[[]] * P`.
+
+        Raises:
+          RuntimeError: no image is set, or several are.
+          ValueError: prompts that can't be meant: see `prompts.read_prompts`.
+        """
+        self._require_single_image()
+        given = (point_coords, point_labels, box, mask_input)
+        return self._finish(self._start(0, given, multimask_output), return_logits)
+
+    def predict_batch(
+        self,
+        point_coords_batch: Sequence[Any] | None = None,
+        point_labels_batch: Sequence[Any] | None = None,
+        box_batch: Sequence[Any] | None = None,
+        mask_input_batch: Sequence[Any] | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> list[Prediction]:
+        """`predict` for every image of `set_image_batch`.
+
+        Args:
+          point_coords_batch: one entry an image, each as `predict` takes it; an entry may be None.
+          point_labels_batch: likewise.
+          box_batch: likewise.
+          mask_input_batch: likewise.
+          multimask_output: as in `predict`.
+          return_logits: as in `predict`.
+
+        Returns:
+          What `predict` returns, an entry an image.
+
+        Raises:
+          RuntimeError: no image is set.
+          ValueError: a batch has not one entry an image, or an entry can't be meant.
+        """
+        self._require_image()
+        count = len(self._embeddings)
+        batches = {
+            "point_coords_batch": point_coords_batch,
+            "point_labels_batch": point_labels_batch,
+            "box_batch": box_batch,
+            "mask_input_batch": mask_input_batch,
+        }
+        for name, batch in batches.items():
+            if batch is not None and len(batch) != count:
+                raise ValueError(f"{name} has {len(batch)} entries for {count} images")
+        columns = [[None] * count if batch is None else list(batch) for batch in batches.values()]
+        # Everything is dispatched before anything is fetched, so an accelerator never waits for the host.
+        started = []
+        for i, given in enumerate(zip(*columns, strict=True)):
+            try:
+                started.append(self._start(i, given, multimask_output))
+            except ValueError as error:
+                raise ValueError(f"image {i}: {error}") from error
+        return [self._finish(pending, return_logits) for pending in started]
+
+    def _require_image(self) -> None:
+        if not self._embeddings:
+            raise RuntimeError("no image is set; call set_image, set_image_batch or set_image_embedding first")
+
+    def _require_single_image(self) -> None:
+        self._require_image()
+        if len(self._embeddings) > 1:
+            raise RuntimeError(f"{len(self._embeddings)} images are set: use predict_batch")
+
+    def _start(
+        self, index: int, given: tuple[Any, Any, Any, Any], multimask_output: bool
+    ) -> tuple[int, bool, list[tuple[int, Array, Array]]]:
+        prompts, single = read_prompts(*given, self._sizes[index], self.model.config)
+        pending = []
+        for start in range(0, len(prompts), DECODE_BATCH):
+            chunk: list[Prompt] = prompts[start : start + DECODE_BATCH]
+            pending.append((len(chunk), *self._decode_prompts(self._embeddings[index], chunk, multimask_output)))
+        return index, single, pending
+
+    def _encode_images(self, images: Float[np.ndarray, "b s s 3"]) -> list[Any]:
+        """An embedding [1, S/16, S/16, C] for each image."""
+        padding = [(0, bucket(len(images)) - len(images))] + [(0, 0)] * 3
+        return _split(_encode(self.model, self.params, np.pad(images, padding)))[: len(images)]
+
+    def _decode_prompts(self, embedding: Any, prompts: Sequence[Prompt], multimask_output: bool) -> tuple[Any, Any]:
+        """Low-res masks [1, P, M, S/4, S/4] and predicted IoUs [1, P, M], with P at least the number of prompts."""
+        packed = pack(prompts, bucket(len(prompts)))
+        return _decode(self.model, self.params, embedding, packed, multimask_output)
+
+    def _finish(self, started: tuple[int, bool, list[tuple[int, Array, Array]]], return_logits: bool) -> Prediction:
+        index, single, pending = started
+        low_res = np.concatenate([np.asarray(masks)[0, :count] for count, masks, _ in pending])
+        iou = np.concatenate([np.asarray(iou)[0, :count] for count, _, iou in pending])
+        size, config = self._sizes[index], self.model.config
+        out = np.empty((*low_res.shape[:2], *size), np.float32 if return_logits else bool)
+        for prompt in range(len(low_res)):  # one at a time: a photo's logits are large
+            logits = transforms.postprocess_masks(low_res[prompt], size, config.image_size)
+            out[prompt] = logits if return_logits else logits > config.mask_threshold
+        return (out[0], iou[0], low_res[0]) if single else (out, iou, low_res)

@@ -1,0 +1,1 @@
+"""SAM and its image encoders, as in the papers."""

@@ -1,0 +1,55 @@
+"""What all commands share: errors in one line, exit codes, and where an extra is missing its name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+
+EXTRAS = {
+    **dict.fromkeys(("torch", "pooch", "requests"), "convert"),
+    **dict.fromkeys(("coremltools", "onnx", "onnxscript", "onnxruntime"), "export"),
+    **dict.fromkeys(("grain", "optax", "orbax"), "train"),
+    "litert_torch": "litert",
+}
+"""Packages beyond the library's own -> the extra that brings them."""
+
+
+@contextlib.contextmanager
+def errors_in_one_line(extra: str | None = None) -> Iterator[None]:
+    """Expected errors end the program with one line on stderr and exit code 1, Ctrl-C with 130.
+
+    `extra` brings all that the command needs, if it needs more than one package.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _end(missing([package], extra or EXTRAS[package]), error)
+    except (ValueError, OSError, RuntimeError) as error:
+        _end(str(error), error)
+
+
+def require(*packages: str, extra: str = "export") -> None:
+    """Raises ValueError, with the extra to install, if a package is missing."""
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    if absent:
+        raise ValueError(missing(absent, extra))
+
+
+def missing(packages: list[str], extra: str) -> str:
+    """The line that names the remedy."""
+    return (
+        f"{', '.join(packages)} not installed; this needs an extra: pip install 'repvit-sam-jax[{extra}]' "
+        f"(in a checkout: pip install -e '.[{extra}]')"
+    )
+
+
+def _end(message: str, error: Exception) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1) from error

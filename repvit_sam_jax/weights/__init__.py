@@ -1,0 +1,1 @@
+"""Files of weights: reading, checking, fusing; and the demonstration model's."""

@@ -1,0 +1,168 @@
+"""Parameters on disk: one safetensors file, held against the abstract params of the model that it is for.
+
+Array names are paths joined by slashes; the metadata say which model the file holds, so `load` needs no flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..config import Form, ModelConfig, config_from_dict
+from ..files import write_atomically
+
+FORMAT = "repvit_sam_jax/1"
+
+HALF = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))
+"""What `read` widens to float32."""
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or not one for the model asked for. The message lists all that is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint says about itself.
+
+    Attributes:
+      config: the model's, image size included.
+      form: `train` or `deploy`.
+      source_sha256: hex digest of the file that it was converted from; empty if there was none.
+      converter: name and version of the program that wrote it.
+    """
+
+    config: ModelConfig
+    form: Form
+    source_sha256: str = ""
+    converter: str = ""
+
+    def to_strings(self) -> dict[str, str]:
+        """As safetensors stores it; `from_strings` is the inverse."""
+        return {
+            "format": FORMAT,
+            "preset": self.config.name,
+            "config": json.dumps(dataclasses.asdict(self.config), sort_keys=True),
+            "form": self.form,
+            "source_sha256": self.source_sha256,
+            "converter": self.converter,
+        }
+
+    @classmethod
+    def from_strings(cls, strings: Mapping[str, str]) -> Metadata:
+        """Read what `to_strings` wrote; raises CheckpointError for anything else."""
+        if strings.get("format") != FORMAT:
+            raise CheckpointError(
+                f"its metadata say format={strings.get('format')!r}, expected {FORMAT!r}: "
+                "the file was not written by this library's converter"
+            )
+        try:
+            if strings["form"] not in get_args(Form):
+                raise ValueError(f"form is {strings['form']!r}")
+            config = config_from_dict(json.loads(strings["config"]))
+            return cls(config, strings["form"], strings["source_sha256"], strings["converter"])  # type: ignore[arg-type]
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"its metadata are damaged: {error}") from error
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path joined by slashes, leaf) of a nested dict."""
+    for key, value in tree.items():
+        path = f"{prefix}/{key}" if prefix else key
+        if isinstance(value, Mapping):
+            yield from flatten(value, path)
+        else:
+            yield path, value
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def check(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+    """Hold arrays against the shapes that a model expects.
+
+    Args:
+      found: name -> array.
+      expected: name -> anything with a `shape`.
+      what: what is being checked, for the message.
+
+    Raises:
+      CheckpointError: listing every missing, unexpected, misshapen and non-finite array.
+    """
+    problems = [f"missing: {k} {tuple(expected[k].shape)}" for k in expected if k not in found]
+    problems += [f"unexpected: {k} {tuple(found[k].shape)}" for k in found if k not in expected]
+    for key in expected:
+        if key in found and tuple(found[key].shape) != tuple(expected[key].shape):
+            shapes = f"{tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
+            problems.append(f"wrong shape: {key} is {shapes}")
+        elif key in found and found[key].dtype != expected[key].dtype:
+            problems.append(f"wrong type: {key} is {found[key].dtype}, expected {expected[key].dtype}")
+        elif key in found and not np.isfinite(found[key]).all():
+            problems.append(f"NaN or infinite: {key}")
+    if problems:
+        listing = "\n  ".join(problems)
+        raise CheckpointError(f"{what}: {len(problems)} problem(s)\n  {listing}")
+
+
+def save(
+    path: str | os.PathLike,
+    params: Mapping[str, Any],
+    metadata: Metadata,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Write params and metadata to a safetensors file, all or nothing.
+
+    Args:
+      path: the file.
+      params: a nested dict of arrays.
+      metadata: what the file says about them.
+      dtype: `bfloat16` rounds float32 arrays of two or more axes to it, for half of the size; others, such as biases
+        and BatchNorm's statistics, stay as they are.
+    """
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in flatten(params)}
+    if dtype == "bfloat16":
+        wide = [name for name, array in arrays.items() if array.ndim >= 2 and array.dtype == np.float32]
+        arrays |= {name: arrays[name].astype(ml_dtypes.bfloat16) for name in wide}
+    write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata.to_strings()))
+
+
+def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Metadata]:
+    """The arrays of a checkpoint by name, unchecked against any model, and its metadata.
+
+    bfloat16 and float16 are widened to float32, which is exact.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      CheckpointError: it is not a safetensors file of this library, or it is truncated.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = Metadata.from_strings(file.metadata() or {})
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file, or it is truncated: {error}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} can't be loaded: {error}") from error
+    wide = {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype in HALF}
+    return arrays | wide, metadata

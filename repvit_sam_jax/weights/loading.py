@@ -1,0 +1,142 @@
+"""`load`: a checkpoint file to `(model, params)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from pathlib import Path
+from typing import Literal
+
+import jax
+
+from ..config import FORMS, ClassifierConfig, Form, ModelConfig
+from ..models.classifier import Classifier
+from ..models.model import Params
+from ..models.sam import Sam
+from . import checkpoint
+from .checkpoint import CheckpointError
+from .reparam import ReparamError, fuse
+
+DEMO = Path(__file__).parent / "demo.safetensors"
+"""The demonstration model, which is part of the package."""
+
+
+def find_weights(name: str | os.PathLike | None) -> Path:
+    """The file that weights are in.
+
+    Args:
+      name: a path, which stays as it is; `demo` for the package's own, unless there is a file of that name; or None for
+        the package's own in any case.
+
+    Raises:
+      FileNotFoundError: the package's own is asked for, and is missing.
+    """
+    if name is not None and (os.fspath(name) != "demo" or Path(name).is_file()):
+        return Path(name)
+    if not DEMO.is_file():
+        raise FileNotFoundError(f"the demonstration model is missing from this installation: there is no {DEMO}")
+    return DEMO
+
+
+def model_of(
+    config: ModelConfig, form: Form = "deploy", dtype: Literal["float32", "bfloat16"] = "float32"
+) -> Sam | Classifier:
+    """The segmenter or the classifier that a config describes."""
+    if isinstance(config, ClassifierConfig):
+        return Classifier(config, form, dtype)
+    return Sam(config, form, dtype)
+
+
+def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[ModelConfig, Form, Params]:
+    """The checked params of a file, as NumPy arrays, fused if the deploy form of a training-form file is asked for.
+
+    Args:
+      path: a `.safetensors` file, or `demo` (`find_weights`).
+      form: `train` or `deploy`; the file's own if None.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      CheckpointError: a damaged or foreign file, weights that do not fit the model that the file names (all of them
+        are listed) or can't be fused, or a deploy-form file where the training form was asked for.
+      ValueError: an unknown form.
+    """
+    if form not in (None, *FORMS):
+        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    path = find_weights(path)
+    arrays, metadata = checkpoint.read(path)
+    config, stored = metadata.config, metadata.form
+    try:
+        expected = dict(checkpoint.flatten(model_of(config, stored).abstract_params()))
+    except Exception as error:  # a damaged config is free to be any nonsense
+        raise CheckpointError(f"{path} can't be loaded: its metadata are damaged: {error}") from error
+    checkpoint.check(arrays, expected, f"{path} ({config.name}, {stored} form)")
+    params = checkpoint.unflatten(arrays)
+    if not config.has_batch_norm:
+        return config, form or stored, params
+    if form == "train" and stored == "deploy":
+        raise CheckpointError(
+            f"{path} is in deploy form: its BatchNorms are folded and can't be had back; give the file in train form"
+        )
+    if form == "deploy" and stored == "train":
+        try:
+            return config, form, fuse(params)
+        except ReparamError as error:
+            raise CheckpointError(f"{path} can't be fused: {error}") from error
+    return config, stored, params
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    form: Form = "deploy",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    image_size: int | None = None,
+) -> tuple[Sam, Params]:
+    """A model and its params from a file that the converter's `from-torch` wrote.
+
+    Args:
+      path: a `.safetensors` file, or `demo` for the demonstration model in the package, which was trained on synthetic
+        scenes and self-trained on photos; a file of that name goes before it.
+      form: `deploy` for inference; a training-form file is fused on the way. `train` for training and for BatchNorm.
+      dtype: of the arithmetic. The params are float32 in either case.
+      image_size: another side of the input square in pixels, a multiple of 16; the checkpoint's own if None.
+
+    Returns:
+      The static model and its params, a nested dict of JAX arrays on the default device.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      CheckpointError: a PyTorch file, a damaged or foreign file, weights that do not fit the model that the
+        file names (all of them are listed), or a deploy-form file where the training form was asked for.
+      ValueError: an unknown form or dtype, or an image size that is no multiple of 16.
+    """
+    model, params = _load(path, form, dtype, image_size)
+    if not isinstance(model, Sam):
+        raise CheckpointError(f"{path} holds the classifier {model.config.name}; load_classifier reads it")
+    return model, params
+
+
+def load_classifier(
+    path: str | os.PathLike, *, form: Form = "deploy", dtype: Literal["float32", "bfloat16"] = "float32"
+) -> tuple[Classifier, Params]:
+    """A RepViT classifier and its params, as `load` does it for segmenters; arguments and errors are the same."""
+    model, params = _load(path, form, dtype, None)
+    if not isinstance(model, Classifier):
+        raise CheckpointError(f"{path} holds the segmenter {model.config.name}; load reads it")
+    return model, params
+
+
+def _load(
+    path: str | os.PathLike, form: Form, dtype: Literal["float32", "bfloat16"], image_size: int | None
+) -> tuple[Sam | Classifier, Params]:
+    path = find_weights(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.suffix in (".pt", ".pth", ".bin"):
+        command = shlex.join(["repvit-sam", "convert", "from-torch", str(path), str(path.with_suffix(".safetensors"))])
+        raise CheckpointError(f"{path} is a PyTorch checkpoint; convert it once:\n  {command}")
+    config, form, params = read_params(path, form)
+    if image_size is not None:
+        config = dataclasses.replace(config, image_size=image_size)
+    return model_of(config, form, dtype), jax.device_put(params)
