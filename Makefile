@@ -28,7 +28,7 @@ endif
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python -m convert.demo
+	$(BIN)/python -m experiments.demo
 
 # Two workers have a core each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

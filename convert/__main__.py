@@ -13,7 +13,7 @@ import tyro
 from repvit_sam_jax.config import Form, get_model_config
 from repvit_sam_jax.terminal import errors_in_one_line
 
-EXTRAS = {"onnx": "export", "coreml": "export", "coreml-bench": "export", "litert": "litert"}
+EXTRAS = {"onnx": "export", "coreml": "export", "litert": "litert"}
 """Commands that need more than the extra `convert`, which brings the first package that they miss."""
 
 app = tyro.extras.SubcommandApp()
@@ -200,29 +200,6 @@ def litert(weights: Source, *, out: Path, resolution: int | None = None) -> None
 
     print(export_litert(weights, out, resolution=resolution).to_text())
     print(f"wrote {out}/encoder.tflite, decoder.tflite")
-
-
-@app.command(name="coreml-bench")
-def coreml_bench(
-    folder: Source,
-    *,
-    runs: int = 50,
-    import_report: Path | None = None,
-    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> None:
-    """Time Core ML packages on this Mac, beside the published figures; or add what Xcode measured on a device.
-
-    Args:
-      folder: From `repvit-sam export coreml`.
-      runs: Predictions for each choice of compute units.
-      import_report: A JSON file with the numbers of Xcode's performance report, in place of measuring; its form is in
-        docs/export.md.
-      as_json: Print JSON in place of the tables.
-    """
-    from .export.coreml_bench import benchmark
-
-    found = benchmark(folder, runs, import_report)
-    print(json.dumps(found.to_dict(), indent=1) if as_json else found.to_text())
 
 
 @app.command(name="stablehlo")

@@ -236,58 +236,6 @@ def aot(
     print(describe(estimate(chosen, topology, teacher=teacher, cached=cached)))
 
 
-@app.command(name="evidence")
-def evidence(
-    out: Folder,
-    *,
-    data: tuple[str, ...],
-    held_out: tuple[str, ...],
-    teacher_steps: int = 2000,
-    steps: int = 500,
-    seeds: tuple[int, ...] = (0, 1),
-    threads: int = 4,
-) -> None:
-    """Train a small teacher, distil it in every way, and draw what the students learn; an interrupted run goes on.
-
-    Args:
-      out: A folder, new or of the same experiment; it gets all runs, curves.png and table.md.
-      data: Photos with masks, as for `distill`.
-      held_out: Likewise, what everything is evaluated on.
-      teacher_steps: Of eight photos.
-      steps: Likewise, of each of the student's two stages.
-      seeds: Of the students' runs.
-      threads: Threads that read photos.
-    """
-    try:
-        from . import evidence as experiment
-    except ModuleNotFoundError as error:
-        raise ValueError(f"the figure needs matplotlib: pip install matplotlib ({error})") from error
-    from repvit_sam_jax.data import Reading
-
-    from .loop import Inputs
-
-    inputs = Inputs(data, held_out, reading=Reading(threads=threads))
-    experiment.run(out, inputs, teacher_steps=teacher_steps, steps=steps, seeds=seeds)
-    experiment.figure(out, out / "curves.png", seeds)
-    (out / "table.md").write_text(experiment.table(out, seeds) + "\n")
-    print((out / "table.md").read_text(), end="")
-
-
-@app.command(name="curve")
-def curve(out: Folder, runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
-    """Draw held-out mIoU by photos seen, of runs that start from each other.
-
-    Args:
-      out: The picture.
-      runs: Their folders, in order.
-    """
-    try:
-        from .curve import draw
-    except ModuleNotFoundError as error:
-        raise ValueError(f"the figure needs matplotlib: pip install matplotlib ({error})") from error
-    draw(runs, out)
-
-
 @app.command(name="recipes")
 def recipes() -> None:
     """List the recipes."""

@@ -10,15 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..files import check_new_folder
-from .common import (
-    COMPILE_CACHE,
-    Stopwatch,
-    load_segmenter,
-    save_picture,
-    setting,
-    size_of,
-    use_compile_cache,
-)
+from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
 
 
 def everything(

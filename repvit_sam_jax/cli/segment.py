@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from ..files import check_new_folder
-from .common import (
-    COMPILE_CACHE,
-    Stopwatch,
-    load_segmenter,
-    save_picture,
-    setting,
-    size_of,
-    use_compile_cache,
-)
+from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
 
 if TYPE_CHECKING:
     from ..inference.photos import PhotoPrompt

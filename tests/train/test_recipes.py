@@ -85,19 +85,19 @@ def test_both_lengths_and_no_loss_are_refused():
     with pytest.raises(ValueError, match="all losses have weight 0"):
         get_recipe("repvit_sam_paper", ["losses.mse=0"])
     with pytest.raises(ValueError, match=r"prompting\.logits needs a prompt encoder that knows masks"):
-        get_recipe("demo", ["trained=mask_decoder,"])
-    assert get_recipe("demo", ["trained=mask_decoder,", "init=demo.safetensors"]).init
+        get_recipe("from_scratch", ["trained=mask_decoder,"])
+    assert get_recipe("from_scratch", ["trained=mask_decoder,", "init=demo.safetensors"]).init
     with pytest.raises(ValueError, match=r"prompting\.logits needs a prompt encoder that knows masks"):
         get_recipe("edgesam_stage2", ["prompting.targets=ground_truth", "prompting.logits=true", "losses.mse=0"])
     with pytest.raises(ValueError, match="without losses of masks nothing teaches mask_decoder, and weight decay"):
         get_recipe("repvit_sam_paper", ["trained=image_encoder,mask_decoder"])
     with pytest.raises(ValueError, match="box_probability 1 nothing teaches the masks for single points, and weight"):
-        get_recipe("demo", ["prompting.box_probability=1"])
+        get_recipe("from_scratch", ["prompting.box_probability=1"])
     with pytest.raises(ValueError, match="box_probability 0 nothing teaches the mask for boxes and several points"):
-        get_recipe("demo", ["prompting.box_probability=0", "prompting.rounds=1"])
-    assert get_recipe("demo", ["prompting.box_probability=0"]).prompting.rounds == 2
-    assert get_recipe("demo", ["prompting.box_probability=1", "optimizer.weight_decay=0"])
-    assert get_recipe("demo", ["prompting.box_probability=1", "trained=image_encoder,", "init=demo"])
+        get_recipe("from_scratch", ["prompting.box_probability=0", "prompting.rounds=1"])
+    assert get_recipe("from_scratch", ["prompting.box_probability=0"]).prompting.rounds == 2
+    assert get_recipe("from_scratch", ["prompting.box_probability=1", "optimizer.weight_decay=0"])
+    assert get_recipe("from_scratch", ["prompting.box_probability=1", "trained=image_encoder,", "init=demo"])
     with pytest.raises(ValueError, match=r"no recipe 'sam'; there are .*edgesam_stage1, .*smoke"):
         get_recipe("sam")
 

@@ -197,4 +197,4 @@ def test_help_is_quick_to_import(monkeypatch, capsys):
         command.main()
     heavy = {"coremltools", "onnx", "onnxscript", "onnxruntime", "litert_torch"}
     assert not {name.split(".")[0] for name in set(sys.modules) - before} & heavy
-    assert "coreml-bench" in capsys.readouterr().out
+    assert "coreml" in capsys.readouterr().out

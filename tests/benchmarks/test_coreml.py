@@ -8,9 +8,8 @@ import types
 
 import pytest
 
-from convert import __main__ as command
-from convert.export import coreml_bench
-from convert.export.coreml_bench import Benchmark, Timing, cost_shares, measure, read_report, repeat
+from benchmarks import coreml as coreml_bench
+from benchmarks.coreml import Benchmark, Timing, cost_shares, measure, read_report, repeat
 
 REPORT = {
     "device": "iPhone 12",
@@ -30,19 +29,18 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["convert", "coreml-bench", *map(str, arguments)])
-    command.main()
+def run(*arguments):
+    coreml_bench.main([*map(str, arguments)])
 
 
 def test_imported_report_joins_the_published_figures(folder, monkeypatch, capsys):
     (folder / "report.json").write_text(json.dumps(REPORT))
-    run(monkeypatch, folder, "--import-report", folder / "report.json")
+    run(folder, "--import-report", folder / "report.json")
     text = capsys.readouterr().out
     assert "| repvit_sam | encoder | iPhone 12 | all | 812.0 |  | 50.5 | Xcode |" in text
     for published in ("48.9", "44.8", "482.2", "6249.5", "11.8"):
         assert re.search(rf"\| {re.escape(published)} \| published \|", text)
-    run(monkeypatch, folder, "--import-report", folder / "report.json", "--json")
+    run(folder, "--import-report", folder / "report.json", "--json")
     found = json.loads(capsys.readouterr().out)
     assert len(found["timings"]) == 7
     assert found["timings"][-1]["median"] == 12
@@ -82,12 +80,12 @@ def test_elsewhere_it_says_that_it_needs_macos(folder, tmp_path, monkeypatch, ca
     """And not first that coremltools is to be installed."""
     monkeypatch.setattr(coreml_bench, "require", pytest.fail)
     for arguments, message in (
-        ([folder], "error: coreml-bench needs macOS"),
+        ([folder], "error: this needs macOS"),
         ([folder, "--runs", "0"], "error: --runs must be at least 1, got 0"),
         ([folder / "empty"], "error: no encoder.mlpackage in"),
     ):
         with pytest.raises(SystemExit):
-            run(monkeypatch, *arguments)
+            run(*arguments)
         errors = capsys.readouterr().err
         assert errors.startswith(message)
         assert errors.count("\n") == 1
@@ -95,7 +93,7 @@ def test_elsewhere_it_says_that_it_needs_macos(folder, tmp_path, monkeypatch, ca
 
 def test_bad_files_in_one_line(folder, monkeypatch, capsys):
     with pytest.raises(SystemExit):
-        run(monkeypatch, folder, "--import-report", folder / "none.json")
+        run(folder, "--import-report", folder / "none.json")
     assert capsys.readouterr().err.startswith("error: no report at")
 
 
@@ -105,7 +103,7 @@ def test_bad_packages_in_one_line(folder, monkeypatch, capsys):
     monkeypatch.undo()
     (folder / "report.json").write_text(json.dumps(REPORT))
     with pytest.raises(SystemExit):
-        run(monkeypatch, folder, "--import-report", folder / "report.json")
+        run(folder, "--import-report", folder / "report.json")
     errors = capsys.readouterr().err
     assert errors.startswith("error: ")
     assert errors.endswith("encoder.mlpackage is no Core ML package; `repvit-sam export coreml` writes it\n")

@@ -15,9 +15,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from .export import export
-from .loop import SCORE, Inputs, TrainingError, train
-from .recipe import Losses, Optimizer, Prompting, Recipe, get_recipe
+from train.export import export
+from train.loop import SCORE, Inputs, TrainingError, train
+from train.recipe import Losses, Optimizer, Prompting, Recipe, get_recipe
 
 TEACHER, STUDENT = "small", "mini"
 

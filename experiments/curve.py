@@ -8,7 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from .recipe import from_json
+from train.recipe import from_json
 
 
 def draw(runs: Sequence[Path], path: Path) -> None:

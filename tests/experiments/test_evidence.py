@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from experiments import evidence
 from repvit_sam_jax import config
 from tests.helpers import micro
-from train import evidence
 from train.loop import Inputs, TrainingError
 from train.recipe import recipes
 

@@ -1,4 +1,4 @@
-"""Latency of the Core ML packages on Apple's devices: measured on a Mac, or taken from Xcode's performance report."""
+"""`python -m benchmarks.coreml`: latency of Core ML packages on a Mac, or what Xcode's report says of a device."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
-from repvit_sam_jax.terminal import require
-
-from .quiet import import_quietly
+from convert.export.quiet import import_quietly
+from repvit_sam_jax.terminal import errors_in_one_line, require
 
 COMPUTE_UNITS = {"ALL": "all", "CPU_ONLY": "cpu", "CPU_AND_GPU": "cpu and gpu", "CPU_AND_NE": "cpu and neural engine"}
 """Core ML's choices, and their names in the table."""
@@ -123,8 +123,7 @@ def benchmark(folder: Path, runs: int = 50, import_report: Path | None = None) -
             raise FileNotFoundError(f"no {part}.mlpackage in {folder}; `repvit-sam export coreml` writes it")
     if import_report is None and sys.platform != "darwin":
         raise ValueError(
-            "coreml-bench needs macOS, where Core ML runs; "
-            "what Xcode measured on a device comes in by --import-report FILE"
+            "this needs macOS, where Core ML runs; what Xcode measured on a device comes in by --import-report FILE"
         )
     require("coremltools")
     if import_report is not None:
@@ -276,3 +275,33 @@ def _check_keys(value: Any, needed: Iterable[str], optional: Iterable[str]) -> N
 def _listed(names: Iterable[str]) -> str:
     shown: Sequence[str] = sorted(names)
     return ", ".join(f'"{name}"' for name in shown)
+
+
+def command(
+    folder: Annotated[Path, tyro.conf.Positional],
+    *,
+    runs: int = 50,
+    import_report: Path | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Time Core ML packages on this Mac, beside the published figures; or add what Xcode measured on a device.
+
+    Args:
+      folder: From `repvit-sam export coreml`.
+      runs: Predictions for each choice of compute units.
+      import_report: A JSON file with the numbers of Xcode's performance report, in place of measuring; its form is in
+        docs/export.md.
+      as_json: Print JSON in place of the tables.
+    """
+    found = benchmark(folder, runs, import_report)
+    print(json.dumps(found.to_dict(), indent=1) if as_json else found.to_text())
+
+
+def main(args: Sequence[str] | None = None, prog: str = "benchmarks.coreml") -> None:
+    """Entry point, with its arguments or those of the process."""
+    with errors_in_one_line("export"):
+        tyro.cli(command, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+if __name__ == "__main__":
+    main()

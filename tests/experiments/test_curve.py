@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from train import __main__ as command
-from train import curve
+from experiments import __main__ as command
+from experiments import curve
 from train.recipe import recipes, to_json
 
 
@@ -15,7 +15,7 @@ from train.recipe import recipes, to_json
 def stages(tmp_path):
     for name, scores in {"a": (0.2, 0.4), "b": (0.5,)}.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "recipe.json").write_text(to_json(recipes()["demo"]))
+        (tmp_path / name / "recipe.json").write_text(to_json(recipes()["from_scratch"]))
         lines = [{"step": 10 * i, "ground_truth": {"box": {"all": score}}} for i, score in enumerate(scores, 1)]
         (tmp_path / name / "evaluations.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return [tmp_path / "a", tmp_path / "b"]
@@ -26,9 +26,8 @@ def test_a_stage_follows_the_one_before(stages, tmp_path, monkeypatch):
     plot = plt.Axes.plot
     spy = lambda self, x, y, *rest, **style: drawn.append((x, y)) or plot(self, x, y, *rest, **style)
     monkeypatch.setattr(plt.Axes, "plot", spy)
-    monkeypatch.setattr("sys.argv", ["train", "curve", str(tmp_path / "out.png"), *map(str, stages)])
-    command.main()
-    size = recipes()["demo"].batch_size
+    command.main(["curve", str(tmp_path / "out.png"), *map(str, stages)])
+    size = recipes()["from_scratch"].batch_size
     np.testing.assert_allclose(drawn[0], [(10 * size, 20 * size), (20, 40)])
     np.testing.assert_allclose(drawn[1], [(30 * size,), (50,)])
     assert (tmp_path / "out.png").stat().st_size > 1000

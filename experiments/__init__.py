@@ -1,0 +1,1 @@
+"""What made figures of the documentation, and the demonstration; from a checkout."""
