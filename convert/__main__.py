@@ -18,6 +18,7 @@ EXTRAS = {"onnx": "export", "coreml": "export", "litert": "litert"}
 
 app = tyro.extras.SubcommandApp()
 Source = Annotated[Path, tyro.conf.Positional]
+Size = Annotated[int | None, tyro.conf.arg(aliases=["--resolution"])]  # its name in version 0.1
 
 
 @app.command(name="from-torch")
@@ -143,18 +144,18 @@ def synthetic(target: Source, *, preset: str = "repvit_sam", seed: int = 0) -> N
 
 
 @app.command(name="onnx")
-def onnx(weights: Source, *, out: Path, resolution: int | None = None, full_size: bool = False) -> None:
+def onnx(weights: Source, *, out: Path, image_size: Size = None, full_size: bool = False) -> None:
     """Image encoder and mask decoder as ONNX files, checked in ONNX Runtime against JAX.
 
     Args:
       weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: A folder that is new or empty, for encoder.onnx and decoder.onnx.
-      resolution: Side of the input square in pixels, if not the checkpoint's.
+      image_size: Side of the input square in pixels, if not the checkpoint's.
       full_size: A decoder that also gives masks at the photo's size.
     """
     from .export.onnx import export_onnx
 
-    print(export_onnx(weights, out, resolution=resolution, full_size=full_size).to_text())
+    print(export_onnx(weights, out, image_size=image_size, full_size=full_size).to_text())
     print(f"wrote {out}/encoder.onnx, decoder.onnx")
 
 
@@ -163,7 +164,7 @@ def coreml(
     weights: Source,
     *,
     out: Path,
-    resolution: int | None = None,
+    image_size: Size = None,
     precision: Literal["float16", "float32"] = "float16",
     target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17",
     compress: Literal["int8", "palette6"] | None = None,
@@ -174,7 +175,7 @@ def coreml(
     Args:
       weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: A folder that is new or empty, for encoder.mlpackage and decoder.mlpackage.
-      resolution: Side of the input square in pixels, if not the checkpoint's.
+      image_size: Side of the input square in pixels, if not the checkpoint's.
       precision: Of the arithmetic.
       target: The oldest system that is to run them.
       compress: Weights as 8-bit integers, or as 6-bit indices into a palette a tensor.
@@ -183,22 +184,22 @@ def coreml(
     from .export.coreml import export_coreml, summary
 
     given: dict[str, Any] = {"precision": precision, "target": target, "compress": compress, "input_type": input_type}
-    print(export_coreml(weights, out, resolution=resolution, **given).to_text())
+    print(export_coreml(weights, out, image_size=image_size, **given).to_text())
     print(f"wrote to {out}\n{summary(out)}")
 
 
 @app.command(name="litert")
-def litert(weights: Source, *, out: Path, resolution: int | None = None) -> None:
+def litert(weights: Source, *, out: Path, image_size: Size = None) -> None:
     """Image encoder and mask decoder as LiteRT files for Android, checked in LiteRT against JAX.
 
     Args:
       weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: A folder that is new or empty, for encoder.tflite and decoder.tflite.
-      resolution: Side of the input square in pixels, if not the checkpoint's.
+      image_size: Side of the input square in pixels, if not the checkpoint's.
     """
     from .export.litert import export_litert
 
-    print(export_litert(weights, out, resolution=resolution).to_text())
+    print(export_litert(weights, out, image_size=image_size).to_text())
     print(f"wrote {out}/encoder.tflite, decoder.tflite")
 
 
@@ -209,7 +210,7 @@ def stablehlo(
     out: Path,
     platforms: str = "cpu,cuda,tpu",
     function: Literal["segment", "encode", "decode"] = "segment",
-    resolution: int | None = None,
+    image_size: Size = None,
 ) -> None:
     """A function with its weights as a jax.export artifact, for any number of images; loading it needs only JAX.
 
@@ -219,12 +220,12 @@ def stablehlo(
       platforms: What it is to run on, of cpu, cuda, rocm and tpu, joined by commas.
       function: Images and prompts to masks; or a half of that, images to embeddings, or embeddings and prompts to
         masks.
-      resolution: Side of the input square in pixels, if not the checkpoint's.
+      image_size: Side of the input square in pixels, if not the checkpoint's.
     """
     from .export.stablehlo import export_stablehlo
 
     names = [name.strip() for name in platforms.split(",") if name.strip()]
-    report = export_stablehlo(weights, out, platforms=names, function=function, resolution=resolution)
+    report = export_stablehlo(weights, out, platforms=names, function=function, image_size=image_size)
     print(report.to_text())
     if "cpu" not in names:
         print("compared on the CPU: the same function, lowered for cpu as well")

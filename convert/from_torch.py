@@ -68,8 +68,6 @@ def _unwrap(loaded: Any, path: Path) -> Mapping[str, Any]:
         loaded = inner[0]
     if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    if any(key.startswith("params/") for key in loaded):
-        raise CheckpointError(f"{path} is a file of this library already; `to-torch` makes a .pt file of it")
     if loaded and all(key.startswith("module.") for key in loaded):
         loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
     return loaded

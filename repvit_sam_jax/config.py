@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Dtype = Literal["float32", "bfloat16"]
+"""Of a model's arithmetic, or of a file's kernels."""
+
 Form = Literal["train", "deploy"]
 """`train`: every branch and BatchNorm. `deploy`: one convolution or linear layer for each of them."""
 

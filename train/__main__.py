@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from repvit_sam_jax.config import Dtype
 from repvit_sam_jax.terminal import errors_in_one_line
 
 app = tyro.extras.SubcommandApp()
@@ -147,7 +148,7 @@ def embed(
     *,
     data: tuple[str, ...],
     image_size: int = 1024,
-    dtype: Literal["float32", "bfloat16"] = "bfloat16",
+    dtype: Dtype = "bfloat16",
     batch_size: int = 8,
     workers: int = 0,
     threads: int = 4,
@@ -188,7 +189,7 @@ def export(
     mean_with: tuple[Path, ...] = (),
     form: Literal["deploy", "train"] = "deploy",
     checkpoint: Literal["latest", "best"] | int = "latest",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Dtype = "float32",
 ) -> None:
     """Write what a run has learnt to a .safetensors file.
 

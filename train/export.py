@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from repvit_sam_jax import Sam, __version__
-from repvit_sam_jax.config import Form, ModelConfig
+from repvit_sam_jax.config import Dtype, Form, ModelConfig
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.weights import checkpoint, reparam
 from repvit_sam_jax.weights.loading import read_params
@@ -29,7 +29,7 @@ def export(
     mean_with: Sequence[Path] = (),
     form: Form = "deploy",
     which: Literal["best", "latest"] | int = "latest",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Dtype = "float32",
 ) -> int:
     """Write a run's segmenter to a safetensors file.
 

@@ -30,19 +30,6 @@ def embedding_mse(
     return weighted_mean(jnp.square(student - teacher).mean(-1), positions_valid)
 
 
-def embedding_cosine(
-    student: Float[Array, "b h w c"], teacher: Float[Array, "b h w c"], positions_valid: Bool[Array, "b h w"] | None
-) -> Float[Array, ""]:
-    """One minus the cosine of the angle between student and teacher over channels; arguments as in `embedding_mse`.
-
-    Norms are at least 1e-8, as in PyTorch's `cosine_similarity`.
-    """
-    student, teacher = _floats(student, teacher)
-    norms = [jnp.maximum(jnp.square(x).sum(-1), 1e-16) for x in (student, teacher)]
-    cosine = (student * teacher).sum(-1) * jax.lax.rsqrt(norms[0]) * jax.lax.rsqrt(norms[1])
-    return weighted_mean(1 - cosine, positions_valid)
-
-
 def mask_bce(
     logits: Float[Array, "b p m h w"],
     targets: Bool[Array, "b p m0 h w"] | Float[Array, "b p m0 h w"],

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from repvit_sam_jax.config import Dtype
+
 OPERATIONAL = ("teacher", "fsdp", "remat", "log_every", "checkpoint_every", "evaluate_every", "keep")
 """Fields that may change while a run goes on: results do not depend on them. A teacher may move, not change."""
 
@@ -43,10 +45,8 @@ class Losses:
 
     mse: float = 1.0
     """Of the image embeddings."""
-    cosine: float = 0.0
-    """Of the image embeddings, over channels."""
     padding: bool = False
-    """Whether positions that lie in the padding of the image count in the two above."""
+    """Whether positions that lie in the padding of the image count in it."""
     bce: float = 0.0
     """Of the masks of the prompts; likewise the next one."""
     dice: float = 0.0
@@ -56,7 +56,7 @@ class Losses:
     @property
     def embeddings(self) -> bool:
         """Whether the teacher's embeddings are needed as targets."""
-        return bool(self.mse or self.cosine)
+        return bool(self.mse)
 
     @property
     def masks(self) -> bool:
@@ -114,7 +114,7 @@ class Recipe:
     losses: Losses = Losses()
     prompting: Prompting = Prompting()
     flip_probability: float = 0.0
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     """Of the arithmetic, also of the teacher's; the student's params and the optimizer's state are float32."""
     remat: Literal["none", "dots", "all"] = "none"
     """What of the student's blocks is computed again for their gradients: nothing, all but convolutions and linear
@@ -163,7 +163,7 @@ class Recipe:
             ("optimizer.final_learning_rate", optimizer.final_learning_rate),
             ("optimizer.weight_decay", optimizer.weight_decay),
             ("optimizer.clip_norm", math.inf if optimizer.clip_norm is None else optimizer.clip_norm),
-            *((f"losses.{loss}", getattr(losses, loss)) for loss in ("mse", "cosine", "bce", "dice", "iou")),
+            *((f"losses.{loss}", getattr(losses, loss)) for loss in ("mse", "bce", "dice", "iou")),
             ("prompting.box_noise", self.prompting.box_noise),
         ):
             if not value >= 0:
@@ -271,10 +271,17 @@ def to_json(recipe: Recipe) -> str:
     return json.dumps(dataclasses.asdict(recipe), indent=1)
 
 
+_FORMER = {("losses", "cosine"): 0.0}
+"""Fields of recipes of version 0.1, and the value with which this version does the same."""
+
+
 def from_json(text: str) -> Recipe:
     """Raises ValueError if the text is no recipe of this version."""
     try:
         values = json.loads(text)
+        for (group, name), default in _FORMER.items():
+            if (value := values[group].pop(name, default)) != default:
+                raise ValueError(f"not a recipe of this version: {group}.{name} is {value}, which only 0.1 could do")
         parts = {"optimizer": Optimizer, "losses": Losses, "prompting": Prompting}
         built = {name: part(**values[name]) for name, part in parts.items()}
         return Recipe(**{**values, **built, "trained": tuple(values["trained"])})

@@ -89,7 +89,7 @@ def check_teacher(recipe: Recipe, student: Sam, teacher: Sam | None) -> None:
         raise ValueError(
             f"recipe {recipe.name}: embeddings of the teacher {teacher.config.name} have {theirs} channels, those of "
             f"the student {student.config.name} {own}: no loss compares them; learn from its masks, with "
-            "losses.mse=0 losses.cosine=0 losses.bce=1, or take another teacher"
+            "losses.mse=0 losses.bce=1, or take another teacher"
         )
 
 
@@ -141,10 +141,8 @@ def _loss(
     if recipe.losses.embeddings:
         side = student.config.embedding_size
         counted = None if recipe.losses.padding else valid_positions(batch["size"], side, images.shape[1])
-        for name, measure in (("mse", losses.embedding_mse), ("cosine", losses.embedding_cosine)):
-            if getattr(recipe.losses, name):
-                with jax.named_scope("losses"):
-                    metrics[name] = measure(embeddings, target, counted)
+        with jax.named_scope("losses"):
+            metrics["mse"] = losses.embedding_mse(embeddings, target, counted)
     if recipe.losses.masks:
         answer = functools.partial(student.decode, params, embeddings, multimask_output=None)
         model = None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import jax
 import numpy as np
 
 from repvit_sam_jax import Sam
-from repvit_sam_jax.config import SamConfig, get_config
+from repvit_sam_jax.config import Dtype, SamConfig, get_config
 from repvit_sam_jax.files import sha256
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.weights.loading import find_weights, read_params
@@ -29,7 +28,7 @@ class Teacher:
     identity: str
 
 
-def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16"] = "bfloat16") -> Teacher:
+def load_teacher(spec: str, image_size: int, dtype: Dtype = "bfloat16") -> Teacher:
     """Read a teacher.
 
     Args:
@@ -55,9 +54,7 @@ def load_teacher(spec: str, image_size: int, dtype: Literal["float32", "bfloat16
     return Teacher(model, _compact_encoder(model, jax.tree.map(np.asarray, params)), identity)
 
 
-def abstract_teacher(
-    preset: str, image_size: int, dtype: Literal["float32", "bfloat16"] = "bfloat16"
-) -> tuple[Sam, Params]:
+def abstract_teacher(preset: str, image_size: int, dtype: Dtype = "bfloat16") -> tuple[Sam, Params]:
     """A teacher without weights: shapes and dtypes of what `load_teacher` gives."""
     model = Sam(get_config(preset, image_size), "deploy", dtype)
     return model, jax.eval_shape(lambda params: _compact_encoder(model, params), model.abstract_params())

@@ -47,7 +47,7 @@ def export_coreml(
     weights: Path,
     out: Path,
     *,
-    resolution: int | None = None,
+    image_size: int | None = None,
     precision: Precision = "float16",
     target: Target = "iOS17",
     compress: Compression | None = None,
@@ -61,7 +61,7 @@ def export_coreml(
     Args:
       weights: a `.safetensors` file of this library or a PyTorch checkpoint.
       out: a folder that is new or empty.
-      resolution: side of the input square in pixels, if not the checkpoint's.
+      image_size: side of the input square in pixels, if not the checkpoint's.
       precision: of the arithmetic.
       target: the oldest system that is to run them.
       compress: store weights as 8-bit integers, or as indices into 64 values a tensor.
@@ -71,14 +71,14 @@ def export_coreml(
       The comparison of the saved packages with the JAX model, within tolerance.
 
     Raises:
-      ValueError: a package is missing, `out` is not empty, or the resolution is no multiple of 16.
+      ValueError: a package is missing, `out` is not empty, or the image size is no multiple of 16.
       FileNotFoundError, CheckpointError: as `read_source`.
       ExportError: the packages are not built or do not compute as they should; nothing is written.
     """
     require("coremltools")
     if tuple(int(part) for part in np.__version__.split(".")[:2]) >= (2, 4):
         raise ValueError(f"coremltools fails with NumPy {np.__version__}: pip install 'numpy<2.4'")
-    source = read_source(weights, resolution)
+    source = read_source(weights, image_size)
     with new_folder(out) as folder:
         twin, about = source.twin(), source.metadata()
         encoder = _convert_encoder(twin, precision, target, input_type)

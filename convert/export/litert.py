@@ -23,7 +23,7 @@ NUM_POINTS = 2
 """Points that the decoder takes, whose shapes are fixed: a point with the not-a-point, or the corners of a box."""
 
 
-def export_litert(weights: Path, out: Path, *, resolution: int | None = None) -> Report:
+def export_litert(weights: Path, out: Path, *, image_size: int | None = None) -> Report:
     """Write `encoder.tflite` and `decoder.tflite`, all or nothing.
 
     The encoder takes `images` [1, 3, S, S], as `transforms.preprocess` makes them; the decoder is `modules.Decoder` for
@@ -32,18 +32,18 @@ def export_litert(weights: Path, out: Path, *, resolution: int | None = None) ->
     Args:
       weights: a `.safetensors` file of this library or a PyTorch checkpoint.
       out: a folder that is new or empty.
-      resolution: side of the input square in pixels, if not the checkpoint's.
+      image_size: side of the input square in pixels, if not the checkpoint's.
 
     Returns:
       The comparison with the JAX model, within tolerance.
 
     Raises:
-      ValueError: the converter is missing, `out` is not empty, or the resolution is no multiple of 16.
+      ValueError: the converter is missing, `out` is not empty, or the image size is no multiple of 16.
       FileNotFoundError, CheckpointError: as `read_source`.
       ExportError: the files do not compute what the JAX model computes; nothing is written.
     """
     require("litert_torch", "ai_edge_litert", extra="litert")
-    source = read_source(weights, resolution)
+    source = read_source(weights, image_size)
     config = source.config
     side, low, dim = config.embedding_size, config.low_res_size, config.mask_decoder.embed_dim
     images = torch.zeros(1, 3, config.image_size, config.image_size)

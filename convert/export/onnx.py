@@ -29,7 +29,7 @@ LARGEST = 1_500_000_000
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export_onnx(weights: Path, out: Path, *, resolution: int | None = None, full_size: bool = False) -> Report:
+def export_onnx(weights: Path, out: Path, *, image_size: int | None = None, full_size: bool = False) -> Report:
     """Write `encoder.onnx` and `decoder.onnx`, all or nothing.
 
     The encoder takes any number of images. For the decoder's inputs and outputs see `modules.Decoder` and, with
@@ -39,19 +39,19 @@ def export_onnx(weights: Path, out: Path, *, resolution: int | None = None, full
     Args:
       weights: a `.safetensors` file of this library or a PyTorch checkpoint.
       out: a folder that is new or empty.
-      resolution: side of the input square in pixels, if not the checkpoint's.
+      image_size: side of the input square in pixels, if not the checkpoint's.
       full_size: a decoder that also gives masks at the photo's size.
 
     Returns:
       The comparison with the JAX model, within tolerance.
 
     Raises:
-      ValueError: a package is missing, `out` is not empty, or the resolution is no multiple of 16.
+      ValueError: a package is missing, `out` is not empty, or the image size is no multiple of 16.
       FileNotFoundError, CheckpointError: as `read_source`.
       ExportError: the files do not compute what the JAX model computes; nothing is written.
     """
     require(*PACKAGES)
-    source = read_source(weights, resolution)
+    source = read_source(weights, image_size)
     with new_folder(out) as folder:
         twin = source.twin()
         export_encoder(twin, folder / "encoder.onnx", source.metadata())

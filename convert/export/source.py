@@ -47,21 +47,21 @@ class Source:
         return {**about.to_strings(), "image_size": str(self.config.image_size)}
 
 
-def read_source(path: Path, resolution: int | None = None) -> Source:
+def read_source(path: Path, image_size: int | None = None) -> Source:
     """A segmenter's weights, fused on the way if they are not.
 
     Args:
       path: a `.safetensors` file of this library, `demo` for the package's own, or a PyTorch checkpoint such as
         `repvit_sam.pt`.
-      resolution: side of the input square in pixels, if not the checkpoint's.
+      image_size: side of the input square in pixels, if not the checkpoint's.
 
     Raises:
       FileNotFoundError: there is no such file.
       CheckpointError: it is damaged, of an unknown model, or a classifier.
-      ValueError: the resolution is no positive multiple of 16.
+      ValueError: the image size is no positive multiple of 16.
     """
-    if resolution is not None and (resolution <= 0 or resolution % 16):
-        raise ValueError(f"--resolution must be a positive multiple of 16, such as 1024 or 512, got {resolution}")
+    if image_size is not None and (image_size <= 0 or image_size % 16):
+        raise ValueError(f"--image-size must be a positive multiple of 16, such as 1024 or 512, got {image_size}")
     path = find_weights(path)
     if path.suffix == ".safetensors":
         config, _, params = read_params(path, "deploy")
@@ -77,6 +77,6 @@ def read_source(path: Path, resolution: int | None = None) -> Source:
         config = about.config
     if not isinstance(config, SamConfig):
         raise CheckpointError(f"{path} holds the classifier {config.name}; give a segmenter, such as repvit_sam.pt")
-    if resolution is not None:
-        config = dataclasses.replace(config, image_size=resolution)
+    if image_size is not None:
+        config = dataclasses.replace(config, image_size=image_size)
     return Source(config, params, sha256(path))

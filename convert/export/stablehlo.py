@@ -36,7 +36,7 @@ def export_stablehlo(
     *,
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     function: Function = "segment",
-    resolution: int | None = None,
+    image_size: int | None = None,
 ) -> Report:
     """Write a function with its weights, for any number B of images and P of prompts on each, all or nothing.
 
@@ -52,13 +52,13 @@ def export_stablehlo(
       out: the file to write; one that is there is replaced.
       platforms: that it is to run on.
       function: which of the three.
-      resolution: side of the input square in pixels, if not the checkpoint's.
+      image_size: side of the input square in pixels, if not the checkpoint's.
 
     Returns:
       The comparison of what was read back with the JAX model, within tolerance.
 
     Raises:
-      ValueError: an unknown platform, `out` is a folder or named as a checkpoint, the resolution is no multiple of 16,
+      ValueError: an unknown platform, `out` is a folder or named as a checkpoint, the image size is no multiple of 16,
         or there are more than `LARGEST` bytes of weights.
       FileNotFoundError, CheckpointError: as `read_source`.
       ExportError: the artifact does not compute what the model computes; nothing is written.
@@ -70,7 +70,7 @@ def export_stablehlo(
         raise ValueError(f"--out {out} is a folder; give the name of a file, such as model.stablehlo")
     if out.suffix in (".safetensors", ".pt", ".pth"):
         raise ValueError(f"--out {out} has the name of a checkpoint; name it model.stablehlo, for example")
-    source = read_source(weights, resolution)
+    source = read_source(weights, image_size)
     used = {name: part for name, part in source.params.items() if function != "decode" or name != "image_encoder"}
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(used))
     if size > LARGEST:

@@ -7,10 +7,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
+from ..config import Dtype
 from ..files import write_atomically
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def save_picture(pixels: np.ndarray, path: Path) -> None:
     write_atomically(path.resolve(), lambda temporary: Image.fromarray(pixels).save(temporary, "PNG"))
 
 
-def load_segmenter(weights: Path | None, dtype: Literal["float32", "bfloat16"]) -> tuple[Sam, Params]:
+def load_segmenter(weights: Path | None, dtype: Dtype) -> tuple[Sam, Params]:
     """What `load` gives; without weights the demonstration model, and a line on stderr that says so."""
     from ..weights.loading import find_weights, load
 

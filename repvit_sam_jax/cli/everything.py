@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from ..config import Dtype
 from ..files import check_new_folder
 from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
 
@@ -24,7 +25,7 @@ def everything(
     crop_n_layers: int = 0,
     min_mask_region_area: int = 0,
     pngs: bool = False,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Dtype = "float32",
     compile_cache: str | None = COMPILE_CACHE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:

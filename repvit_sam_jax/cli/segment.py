@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from ..config import Dtype
 from ..files import check_new_folder
 from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
 
@@ -28,7 +29,7 @@ def segment(
     prompts: Path | None = None,
     out: Path | None = None,
     overlay: Path | None = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Dtype = "float32",
     runtime: Literal["jax", "onnx"] = "jax",
     compile_cache: str | None = COMPILE_CACHE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
@@ -104,7 +105,7 @@ class Weights:
 
     path: Path | None
     runtime: Literal["jax", "onnx"]
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Dtype
 
     def open(self) -> SamPredictor:
         """The predictor."""

@@ -9,7 +9,7 @@ distilled classifier, `head_dist`.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from ..config import ClassifierConfig, Form, get_classifier_config
+from ..config import ClassifierConfig, Dtype, Form, get_classifier_config
 from ..transforms import PIXEL_MEAN, PIXEL_STD, check_image, check_normalized
 from .encoders.repvit import RepViT
 from .layers import BNLinear, Intermediates, Keys, Linear
@@ -63,9 +63,7 @@ class Classifier(Model[ClassifierConfig]):
     """A RepViT classifier without its parameters: `config`, `form` and `dtype`, as in `Model`."""
 
     @classmethod
-    def from_preset(
-        cls, name: str, *, form: Form = "deploy", dtype: Literal["float32", "bfloat16"] = "float32"
-    ) -> Classifier:
+    def from_preset(cls, name: str, *, form: Form = "deploy", dtype: Dtype = "float32") -> Classifier:
         """The model of a preset, such as `repvit_m2_3_distill`; see `config.CLASSIFIERS`."""
         return cls(get_classifier_config(name), form, dtype)
 

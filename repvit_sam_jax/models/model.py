@@ -5,14 +5,14 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import PRNGKeyArray
 
-from ..config import FORMS, Form, ModelConfig
+from ..config import FORMS, Dtype, Form, ModelConfig
 from .layers import Keys
 
 Params = dict[str, Any]
@@ -35,7 +35,7 @@ class Model(abc.ABC, Generic[ConfigT]):
 
     config: ConfigT
     form: Form = "deploy"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:

@@ -15,7 +15,7 @@ the running statistics of BatchNorm, which are state and no parameters. `split_b
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .. import transforms
-from ..config import Form, SamConfig, TinyViTConfig, ViTConfig, get_config
+from ..config import Dtype, Form, SamConfig, TinyViTConfig, ViTConfig, get_config
 from ..ops.chunks import over_prompts
 from .encoders.blocks import Remat
 from .encoders.repvit import RepViTEncoder
@@ -59,7 +59,7 @@ class Sam(Model[SamConfig]):
         name: str,
         *,
         form: Form = "deploy",
-        dtype: Literal["float32", "bfloat16"] = "float32",
+        dtype: Dtype = "float32",
         image_size: int | None = None,
     ) -> Sam:
         """The model of a preset, such as `repvit_sam`; see `config.PRESETS`. Raises ValueError for unknown values."""

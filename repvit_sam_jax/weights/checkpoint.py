@@ -10,14 +10,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..config import Form, ModelConfig, config_from_dict
+from ..config import Dtype, Form, ModelConfig, config_from_dict
 from ..files import write_atomically
 
 FORMAT = "repvit_sam_jax/1"
@@ -126,7 +126,7 @@ def save(
     path: str | os.PathLike,
     params: Mapping[str, Any],
     metadata: Metadata,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Dtype = "float32",
 ) -> None:
     """Write params and metadata to a safetensors file, all or nothing.
 

@@ -6,11 +6,10 @@ import dataclasses
 import os
 import shlex
 from pathlib import Path
-from typing import Literal
 
 import jax
 
-from ..config import FORMS, ClassifierConfig, Form, ModelConfig
+from ..config import FORMS, ClassifierConfig, Dtype, Form, ModelConfig
 from ..models.classifier import Classifier
 from ..models.model import Params
 from ..models.sam import Sam
@@ -39,9 +38,7 @@ def find_weights(name: str | os.PathLike | None) -> Path:
     return DEMO
 
 
-def model_of(
-    config: ModelConfig, form: Form = "deploy", dtype: Literal["float32", "bfloat16"] = "float32"
-) -> Sam | Classifier:
+def model_of(config: ModelConfig, form: Form = "deploy", dtype: Dtype = "float32") -> Sam | Classifier:
     """The segmenter or the classifier that a config describes."""
     if isinstance(config, ClassifierConfig):
         return Classifier(config, form, dtype)
@@ -90,7 +87,7 @@ def load(
     path: str | os.PathLike,
     *,
     form: Form = "deploy",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Dtype = "float32",
     image_size: int | None = None,
 ) -> tuple[Sam, Params]:
     """A model and its params from a file that the converter's `from-torch` wrote.
@@ -118,7 +115,7 @@ def load(
 
 
 def load_classifier(
-    path: str | os.PathLike, *, form: Form = "deploy", dtype: Literal["float32", "bfloat16"] = "float32"
+    path: str | os.PathLike, *, form: Form = "deploy", dtype: Dtype = "float32"
 ) -> tuple[Classifier, Params]:
     """A RepViT classifier and its params, as `load` does it for segmenters; arguments and errors are the same."""
     model, params = _load(path, form, dtype, None)
@@ -127,9 +124,7 @@ def load_classifier(
     return model, params
 
 
-def _load(
-    path: str | os.PathLike, form: Form, dtype: Literal["float32", "bfloat16"], image_size: int | None
-) -> tuple[Sam | Classifier, Params]:
+def _load(path: str | os.PathLike, form: Form, dtype: Dtype, image_size: int | None) -> tuple[Sam | Classifier, Params]:
     path = find_weights(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")

@@ -32,7 +32,7 @@ ENCODER = Recipe(
     batch_size=8,
     steps=8,
     optimizer=Optimizer(1e-2, warmup=0.2, clip_norm=1.0),
-    losses=Losses(mse=1.0, cosine=0.5),
+    losses=Losses(mse=1.0),
     dtype="float32",
     log_every=2,
     checkpoint_every=3,

@@ -12,11 +12,11 @@ _LOADER = "tests/repvit_sam_jax/data/test_loader.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
-        name="cosine-loss-with-the-wrong-sign",
+        name="padding-counts-in-the-embedding-loss",
         file="train/losses.py",
-        old="weighted_mean(1 - cosine, positions_valid)",
-        new="weighted_mean(1 + cosine, positions_valid)",
-        tests=(f"{_LOSSES}::test_embedding_losses_equal_torch",),
+        old="jnp.square(student - teacher).mean(-1), positions_valid)",
+        new="jnp.square(student - teacher).mean(-1), None)",
+        tests=(f"{_LOSSES}::test_embedding_loss_equals_torch",),
     ),
     Mutant(
         name="dice-without-smoothing-above",

@@ -53,7 +53,7 @@ def test_settings():
     [
         ("optimizer.momentum=1", "recipes have no field 'optimizer.momentum'; Optimizer has learning_rate, final"),
         ("batch=1", "recipes have no field 'batch'; Recipe has name, student"),
-        ("losses=1", "losses is a group of fields: set one of mse, cosine"),
+        ("losses=1", "losses is a group of fields: set one of mse, padding"),
         ("batch_size=many", "batch_size takes int, got 'many'"),
         ("dtype=float16", r"dtype takes \('float32', 'bfloat16'\), got 'float16'"),
         ("losses.padding=perhaps", "losses.padding takes bool, got 'perhaps'"),

@@ -46,7 +46,7 @@ def bad_files(checkpoint, tmp_path_factory):
             "error: classifier.safetensors holds the classifier tiny_repvit; give a segmenter",
         ),
         (["other.pt"], "error: other.pt: these are the weights of another SAM-like model"),
-        (["tiny.pt", "--resolution", "100"], "error: --resolution must be a positive multiple of 16, such as 1024"),
+        (["tiny.pt", "--resolution", "100"], "error: --image-size must be a positive multiple of 16, such as 1024"),
         (["tiny.pt", "--out", "full"], "error: --out full "),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -68,7 +68,7 @@ def test_refuses(bad_files, monkeypatch, capsys, format_, arguments, message):
 
 
 def test_demo_is_the_file_in_the_package(demo):
-    source = read_source(Path("demo"), resolution=64)
+    source = read_source(Path("demo"), image_size=64)
     assert (source.config.name, source.config.image_size) == ("tiny", 64)
     assert source.source_sha256 == sha256(demo)
     jax.tree.map(np.testing.assert_array_equal, source.params, read_source(demo).params)
@@ -89,7 +89,7 @@ MISSING = {
     ("stablehlo", "tiny.pt", "--out", "out"): ("torch", "convert"),
 }
 """Commands, the first package that each misses, and the extra that it names."""
-QUICK = ("--platforms", "cpu", "--function", "encode", "--resolution", "64")
+QUICK = ("--platforms", "cpu", "--function", "encode", "--image-size", "64")
 
 
 @pytest.fixture(scope="module")

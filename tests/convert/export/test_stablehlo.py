@@ -119,7 +119,7 @@ def test_refuses(shallow, other, stablehlo_file, tmp_path, monkeypatch):
 @pytest.mark.slow(group="export")
 @pytest.mark.parametrize("function", ["segment", "encode", "decode"])
 def test_tiny(checkpoint, tmp_path, function):
-    options = {} if function == "segment" else {"platforms": ["cpu"], "resolution": 64}
+    options = {} if function == "segment" else {"platforms": ["cpu"], "image_size": 64}
     report = export_stablehlo(checkpoint, tmp_path / "out", function=function, **options)
     assert report.passed
     stages = {"encode": {"embedding"}, "decode": {"low_res_masks", "iou_predictions"}}
