@@ -23,8 +23,9 @@ from convert.to_torch import to_state_dict
 from convert.torch_models import Sam as TorchSam
 from convert.torch_models import twin_of
 from repvit_sam_jax.config import SamConfig
+from repvit_sam_jax.inference.prompts import append_not_a_point
 from repvit_sam_jax.models.model import Params
-from repvit_sam_jax.models.prompt_encoder import NOT_A_POINT, Prompts
+from repvit_sam_jax.models.prompt_encoder import Prompts
 from repvit_sam_jax.models.sam import Sam
 
 from .harness import Candidate
@@ -127,11 +128,12 @@ def decoders(model: Sam, params: Params, embedding: np.ndarray, prompts: Prompts
     eager = Candidate("torch_fp32", run)
     if device().type != "cpu":
         return [eager]
-    low, count = model.config.low_res_size, len(labels)
-    given = {  # the exported decoder takes SAM's not-a-point as a point, and gives all four masks
+    low = model.config.low_res_size
+    point_coords, point_labels = append_not_a_point(coords, labels.astype(np.float32))
+    given = {  # the exported decoder gives all four masks
         "image_embeddings": channels_first,
-        "point_coords": np.concatenate([coords, np.zeros((count, 1, 2), np.float32)], axis=1),
-        "point_labels": np.concatenate([labels, np.full((count, 1), NOT_A_POINT)], axis=1).astype(np.float32),
+        "point_coords": point_coords,
+        "point_labels": point_labels,
         "mask_input": np.zeros((1, 1, low, low), np.float32),
         "has_mask_input": np.zeros(1, np.float32),
     }

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from repvit_sam_jax import data, transforms
+from repvit_sam_jax import data
 from repvit_sam_jax.data.sources import Source
 from repvit_sam_jax.files import write_atomically
-from repvit_sam_jax.models.sam import Sam
+from repvit_sam_jax.inference.predictor import encode_pixels
 
 from .teacher import Teacher
 
@@ -114,14 +114,13 @@ def embed(
     progress(int(np.count_nonzero(done)))
     if done.all():
         return int(np.count_nonzero(done == 2))
-    encode = jax.jit(_encode, static_argnums=0)
     params = jax.device_put(teacher.params)
     first = int(np.argmin(done > 0))
     examples = data.ExampleConfig(teacher.model.config.image_size)
     read = data.one_pass(source, examples, batch_size, start=first // batch_size, reading=reading)
     with contextlib.closing(read):
         for number, batch in enumerate(read, start=first // batch_size):
-            found = np.asarray(encode(teacher.model, params, batch["image"], batch["size"]), np.float16)
+            found = np.asarray(encode_pixels(teacher.model, params, batch["image"], batch["size"]), np.float16)
             places = range(number * batch_size, min((number + 1) * batch_size, len(source)))
             for place, embedding, index in zip(places, found, batch["index"], strict=False):
                 if index >= 0:
@@ -132,10 +131,6 @@ def embed(
             done.flush()
             progress(len(places))
     return int(np.count_nonzero(done == 2))
-
-
-def _encode(model: Sam, params: Any, images: jax.Array, sizes: jax.Array) -> jax.Array:
-    return model.encode(params, transforms.normalize(images, sizes))
 
 
 def _meta(teacher: Teacher, source: Source) -> dict[str, Any]:

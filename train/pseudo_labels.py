@@ -23,7 +23,8 @@ from repvit_sam_jax import Prompts, Sam, transforms
 from repvit_sam_jax.data import shards
 from repvit_sam_jax.data.sources import Record, Source
 from repvit_sam_jax.evals.metrics import iou
-from repvit_sam_jax.inference.masks import point_grid
+from repvit_sam_jax.inference.masks import box_of, point_grid
+from repvit_sam_jax.inference.predictor import encode_pixels
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.models.prompt_encoder import BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
 
@@ -202,7 +203,7 @@ class Labeller:
         """A segmenter of any image size, and how it looks at each window."""
         self.image_size, self.looks = model.config.image_size, looks
         params = jax.device_put(params)
-        self._encode = partial(_encode, model, params)
+        self._encode = partial(encode_pixels, model, params)
         self._decode = partial(_decode, model, params)
 
     def __call__(self, window: Window, rng: np.random.Generator) -> tuple[list[Bool[np.ndarray, "h w"]], list[float]]:
@@ -290,11 +291,6 @@ class Labeller:
 
 
 # Compiled once for all labellers of a model.
-@partial(jax.jit, static_argnums=0)
-def _encode(model: Sam, params: Params, images: jax.Array, sizes: jax.Array) -> jax.Array:
-    return model.encode(params, transforms.normalize(images, sizes))
-
-
 @partial(jax.jit, static_argnums=(0, 4))
 def _decode(
     model: Sam, params: Params, embeddings: jax.Array, prompts: Prompts, multimask_output: bool
@@ -336,8 +332,7 @@ def _resized(
 
 
 def _box(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "4"]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return np.array([columns[0], rows[0], columns[-1], rows[-1]], float)
+    return np.array(box_of(mask), float)
 
 
 def _within(box: Float[np.ndarray, "4"], margin: int) -> tuple[slice, slice]:

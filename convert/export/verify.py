@@ -10,7 +10,8 @@ import numpy as np
 
 from repvit_sam_jax import transforms
 from repvit_sam_jax.config import SamConfig
-from repvit_sam_jax.models.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, TOP_LEFT, Prompts
+from repvit_sam_jax.inference.prompts import append_not_a_point
+from repvit_sam_jax.models.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT, Prompts
 from repvit_sam_jax.models.sam import Sam
 
 from ..report import DECODER_TOLERANCE, FLIP_TOLERANCE, MaskRow, Report, Row, compare, encoder_tolerance
@@ -56,8 +57,7 @@ class PromptCase:
         """For an exported decoder; `mask` [S/4, S/4] counts only if the case is masked."""
         coords, labels = self.coords, self.labels.astype(np.float32)
         if not (labels >= TOP_LEFT).any():
-            coords = np.concatenate([coords, np.zeros((self.count, 1, 2), np.float32)], axis=1)
-            labels = np.concatenate([labels, np.full((self.count, 1), NOT_A_POINT, np.float32)], axis=1)
+            coords, labels = append_not_a_point(coords, labels)
         return {
             "point_coords": coords,
             "point_labels": labels,

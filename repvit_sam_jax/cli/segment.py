@@ -184,9 +184,11 @@ def _segment_folder(
 
 def _write(done: Any, out: Path, overlay: Path | None) -> dict[str, Any]:
     """Write the mask and, if asked for, the overlay of a `Segmented`; what a result says about them."""
+    from ..inference.masks import box_of
     from ..inference.overlay import draw_overlay
 
     save_picture(done.mask, out)
+    box = box_of(done.mask)
     if overlay is not None:
         prompt = done.prompt
         drawn = draw_overlay(done.image, done.mask, prompt.points, prompt.labels, prompt.box)
@@ -196,7 +198,7 @@ def _write(done: Any, out: Path, overlay: Path | None) -> dict[str, Any]:
         "overlay": None if overlay is None else str(overlay),
         "predicted_iou": done.predicted_iou,
         "area": int(done.mask.sum()),
-        "box": _bounding_box(done.mask),
+        "box": None if box is None else list(box),
     }
 
 
@@ -264,9 +266,3 @@ def _check_folders(photos: Path, out: Path, overlay: Path | None) -> None:
         check_new_folder(overlay, "--overlay")
         if overlay.resolve() == out.resolve():
             raise ValueError("--out and --overlay must be different folders")
-
-
-def _bounding_box(mask: Any) -> list[int] | None:
-    """XYXY of the mask's pixels, the last ones included; None for an empty mask."""
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
-    return None if not len(rows) else [int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])]

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from .. import Prompts, Sam, transforms
+from .. import Prompts, Sam
+from ..inference.masks import box_of
+from ..inference.predictor import encode_pixels
 from ..models.model import Params
 from ..models.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
 from .metrics import COCO_SIZES, SIZES, iou, mean_by_size, valid_positions
@@ -128,13 +130,14 @@ def farthest_pixel(mask: Bool[np.ndarray, "h w"]) -> tuple[float, int, int]:
     """
     from scipy import ndimage  # importing it takes as long as all of the library
 
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+    box = box_of(mask)
+    if box is None:
         return 0.0, 0, 0
-    part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    x0, y0, x1, y1 = box
+    part = mask[y0 : y1 + 1, x0 : x1 + 1]
     distances = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(np.argmax(distances), distances.shape)
-    return float(distances[row, column]), int(columns[0] + column), int(rows[0] + row)
+    return float(distances[row, column]), int(x0 + column), int(y0 + row)
 
 
 def rank_correlation(model: Sam, params: Params, batches: Iterable[Mapping[str, np.ndarray]]) -> float:
@@ -149,7 +152,7 @@ def rank_correlation(model: Sam, params: Params, batches: Iterable[Mapping[str, 
         batch = PromptBatch.read(given, len(given["image"]), model.config.image_size)
         clicks = Clicks(batch, 1)
         clicks.put(0, np.zeros_like(batch.targets))
-        embeddings = _encode(model, params, batch.images, batch.sizes)
+        embeddings = encode_pixels(model, params, batch.images, batch.sizes)
         _, masks, predictions = _decode(model, params, embeddings, clicks.prompts(1), batch.content, True)
         predicted.append(np.asarray(predictions)[batch.kept])
         true.append(iou(np.asarray(masks), batch.targets[:, :, None])[batch.kept])
@@ -229,7 +232,7 @@ def _segment(
 
     The points are another segmenter's if given, else they follow this one's errors.
     """
-    embeddings = _encode(model, params, batch.images, batch.sizes)
+    embeddings = encode_pixels(model, params, batch.images, batch.sizes)
 
     def decode(prompts: Prompts, multimask_output: bool) -> tuple[Array, np.ndarray, np.ndarray]:
         logits, masks, iou = _decode(model, params, embeddings, prompts, batch.content, multimask_output)
@@ -254,11 +257,6 @@ def _segment(
         if number + 1 in points:
             found[f"points{number + 1}"] = masks
     return found, clicks
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(model: Sam, params: Params, images: Array, sizes: Array) -> Array:
-    return model.encode(params, transforms.normalize(images, sizes))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

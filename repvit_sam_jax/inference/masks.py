@@ -250,16 +250,23 @@ def nms(
     return np.array(kept, np.int64)
 
 
+def box_of(mask: Bool[np.ndarray, "h w"]) -> tuple[int, int, int, int] | None:
+    """XYXY of a mask's first and last pixels; None for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return None if not len(rows) else (int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1]))
+
+
 def remove_small_regions(mask: Bool[np.ndarray, "h w"], min_area: int) -> tuple[Bool[np.ndarray, "h w"], bool]:
     """Fill holes, then drop islands, of less than `min_area` pixels, and say whether there were any.
 
     Regions are 8-connected, holes too. If all islands are small, the largest stays, of several the first in row order.
     """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+    box = box_of(mask)
+    if box is None:
         return mask, False
     # A region that reaches further from the mask has `min_area` pixels within this distance, and is no small hole.
-    near = tuple(slice(max(0, int(at[0]) - min_area), int(at[-1]) + 1 + min_area) for at in (rows, columns))
+    x0, y0, x1, y1 = box
+    near = tuple(slice(max(0, low - min_area), high + 1 + min_area) for low, high in ((y0, y1), (x0, x1)))
     part = mask[near]
     holes, small_holes, _ = _regions(~part, min_area)
     filled = part | small_holes[holes]

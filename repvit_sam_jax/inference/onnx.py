@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ..config import SamConfig
-from ..models.prompt_encoder import NOT_A_POINT, TOP_LEFT
+from ..models.prompt_encoder import TOP_LEFT
 from ..models.sam import Sam
 from ..weights.checkpoint import CheckpointError, Metadata
 from .predictor import SamPredictor
-from .prompts import Prompt
+from .prompts import Prompt, append_not_a_point
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -104,7 +104,7 @@ def _points(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
     coords, labels = prompt.coords.astype(np.float32), prompt.labels.astype(np.float32)
     if not len(labels) or (labels >= TOP_LEFT).any():
         return coords, labels
-    return np.concatenate([coords, np.zeros((1, 2), np.float32)]), np.append(labels, np.float32(NOT_A_POINT))
+    return append_not_a_point(coords, labels)
 
 
 def _open(path: Path, providers: Sequence[str]) -> Any:

@@ -7,13 +7,14 @@ Deliberate differences from the official class: embeddings are channels last; ma
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from .. import transforms
 from ..models.model import Params
@@ -25,6 +26,15 @@ _encode = jax.jit(Sam.encode, static_argnums=0)
 _split = jax.jit(lambda embeddings: [embeddings[i : i + 1] for i in range(len(embeddings))])
 _decode = jax.jit(Sam.decode, static_argnums=(0, 4))
 _compact = jax.jit(Sam.compact, static_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode_pixels(
+    model: Sam, params: Params, images: UInt8[Array, "b s s 3"], sizes: Int[Array, "b 2"]
+) -> Float[Array, "b s16 s16 c"]:
+    """Embeddings of resized and padded photos; `sizes` are (height, width) of what is in them."""
+    return model.encode(params, transforms.normalize(images, sizes))
+
 
 ENCODE_BATCH = 4
 """Images that `set_image_batch` encodes at once, at most."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from .. import transforms
 from ..config import SamConfig
-from ..models.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT, Prompts
+from ..models.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, TOP_LEFT, Prompts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +21,15 @@ class Prompt:
     coords: Float[np.ndarray, "n 2"]
     labels: Int[np.ndarray, "n"]
     mask: Float[np.ndarray, "h w"] | None
+
+
+def append_not_a_point(
+    coords: Float[np.ndarray, "*p n 2"], labels: Num[np.ndarray, "*p n"]
+) -> tuple[Float[np.ndarray, "*p n1 2"], Num[np.ndarray, "*p n1"]]:
+    """What SAM appends where points come without a box, for decoders to which it is a point like any other."""
+    none = labels.shape[:-1]
+    coords = np.concatenate([coords, np.zeros((*none, 1, 2), coords.dtype)], axis=-2)
+    return coords, np.concatenate([labels, np.full((*none, 1), NOT_A_POINT, labels.dtype)], axis=-1)
 
 
 def read_prompts(

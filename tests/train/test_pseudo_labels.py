@@ -59,7 +59,7 @@ def remembering(function):
 def _answers():
     """What the model has answered it is not asked again: the time of these tests is the model's."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_encode", "_decode"):
+        for name in ("encode_pixels", "_decode"):
             patch.setattr(labels, name, remembering(getattr(labels, name)))
         yield
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from ...inference.masks import box_of
 from . import materials, shapes, textures
 
 SPECK = 12
@@ -355,5 +356,7 @@ class _Canvas:
 
 
 def _box_area(mask: Bool[np.ndarray, "h w"]) -> int:
-    extents = [np.flatnonzero(mask.any(axis)) for axis in (0, 1)]
-    return int(math.prod(extent[-1] - extent[0] + 1 for extent in extents))
+    box = box_of(mask)
+    assert box is not None
+    x0, y0, x1, y1 = box
+    return (x1 - x0 + 1) * (y1 - y0 + 1)

@@ -131,7 +131,7 @@ def test_five_points_and_ranks(rng):
     read = protocols.PromptBatch.read(batch, 1, 128)
     clicks = protocols.Clicks(read, 1)
     clicks.put(0, np.zeros_like(read.targets))
-    embeddings = protocols._encode(model, params, read.images, read.sizes)
+    embeddings = protocols.encode_pixels(model, params, read.images, read.sizes)
     logits, predicted = model.decode(params, embeddings, clicks.prompts(1))
     hits = protocols.iou(np.asarray(logits) > 0, read.targets[:, :, None])
     expected = stats.spearmanr(np.asarray(predicted).ravel(), hits.ravel()).statistic

@@ -228,9 +228,9 @@ def test_a_segmenter_is_compiled_once(rng):
     with recorded_compilations() as compiled:
         for radius in (10.0, 12.0):
             evaluate(model, {"radius": jnp.float32(radius)}, batches)
-            ours = sorted(name for name in compiled if "_encode" in name or "_decode" in name)
+            ours = sorted(name for name in compiled if "encode_pixels" in name or "_decode" in name)
             # The encoder; one mask, three masks, one mask with an earlier one as prompt.
-            assert ours == ["jit(_decode)"] * 3 + ["jit(_encode)"]
+            assert ours == ["jit(_decode)"] * 3 + ["jit(encode_pixels)"]
 
 
 def test_objects_without_a_pixel_are_left_out(rng):
