@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from train.export import export
-from train.loop import SCORE, Inputs, TrainingError, train
+from train.log import SCORE, TrainingError
+from train.loop import Inputs, train
 from train.recipe import Losses, Optimizer, Prompting, Recipe, get_recipe
 
 TEACHER, STUDENT = "small", "mini"

@@ -129,15 +129,16 @@ def distill(
         import jax
 
         jax.distributed.initialize()
-    from repvit_sam_jax.data import Reading, open_source
+    from repvit_sam_jax.data import Reading
 
-    from .loop import Inputs, train
+    from .loop import Inputs, Run
     from .recipe import get_recipe
 
     inputs = Inputs(data, held_out, embeddings, strict, Reading(threads=threads, workers=workers))
     chosen = get_recipe(recipe, settings)
-    state = train(chosen, run, inputs, tensorboard=tensorboard, profile=profile)
-    if int(state.step) < chosen.num_steps(len(open_source(data))):
+    now = Run(chosen, run, inputs)
+    now.fit(tensorboard=tensorboard, profile=profile)
+    if not now.finished:
         sys.exit(128 + signal.SIGTERM)
 
 

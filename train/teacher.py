@@ -42,16 +42,26 @@ def load_teacher(spec: str, image_size: int, dtype: Dtype = "bfloat16") -> Teach
       FileNotFoundError, CheckpointError: as `repvit_sam_jax.load`.
       ValueError: the file holds a classifier, or there is no such preset.
     """
+    identity = teacher_identity(spec)
     if spec.startswith(RANDOM):
         model = Sam(get_config(spec.removeprefix(RANDOM), image_size), "deploy", dtype)
-        params, identity = model.init(jax.random.key(0)), spec
+        params = model.init(jax.random.key(0))
     else:
         config, _, params = read_params(spec, "deploy")
         if not isinstance(config, SamConfig):
             raise ValueError(f"the teacher {spec} is the classifier {config.name}, and not a segmenter")
         model = Sam(dataclasses.replace(config, image_size=image_size), "deploy", dtype)
-        identity = sha256(find_weights(spec))
     return Teacher(model, _compact_encoder(model, jax.tree.map(np.asarray, params)), identity)
+
+
+def teacher_identity(spec: str) -> str:
+    """What tells a teacher from every other, without loading it. Raises FileNotFoundError if there is no such file."""
+    if spec.startswith(RANDOM):
+        return spec
+    path = find_weights(spec)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    return sha256(path)
 
 
 def abstract_teacher(preset: str, image_size: int, dtype: Dtype = "bfloat16") -> tuple[Sam, Params]:

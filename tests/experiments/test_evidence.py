@@ -10,7 +10,8 @@ from PIL import Image
 from experiments import evidence
 from repvit_sam_jax import config
 from tests.helpers import micro
-from train.loop import Inputs, TrainingError
+from train.log import TrainingError
+from train.loop import Inputs
 from train.recipe import recipes
 
 

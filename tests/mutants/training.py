@@ -159,7 +159,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="loss-not-looked-at-before-saving",
         file="train/loop.py",
-        old="log.check()\n                checkpoints.save(state, score)",
+        old="log.check()\n                    checkpoints.save(state, score)",
         new="checkpoints.save(state, score)",
         tests=(f"{_LOOP}::test_loss_that_is_not_finite",),
     ),

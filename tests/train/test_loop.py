@@ -26,9 +26,10 @@ from tests.helpers.micro import ENCODER
 from tests.helpers.photos import annotations, jpeg, photo_and_masks, write_tar
 from tests.helpers.training import PEAK, WORK, arguments_of, lines, prepare, unlike
 from train import __main__ as command
-from train import loop
+from train import evaluation, loop
 from train.export import export
-from train.loop import Inputs, TrainingError, train
+from train.log import TrainingError
+from train.loop import Inputs, train
 from train.recipe import to_json
 from train.state import initial_params
 
@@ -140,7 +141,7 @@ def test_stopped_in_an_evaluation(whole, inputs, others, tmp_path, monkeypatch):
     """SIGTERM between two of its batches: the run is saved without a score; the evaluation comes when it goes on."""
     recipe = dataclasses.replace(ENCODER, checkpoint_every=100, evaluate_every=4)
     inputs = dataclasses.replace(inputs, held_out=others)
-    evaluate, seen = loop.protocols.evaluate, []
+    evaluate, seen = evaluation.protocols.evaluate, []
 
     def interrupted(model, params, batches, **others):
         def watched():
@@ -152,7 +153,7 @@ def test_stopped_in_an_evaluation(whole, inputs, others, tmp_path, monkeypatch):
         return evaluate(model, params, watched(), **others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.protocols, "evaluate", interrupted)
+        patch.setattr(evaluation.protocols, "evaluate", interrupted)
         assert int(train(recipe, tmp_path, inputs).step) == 4
     assert len(seen) == 1
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]

@@ -1,0 +1,27 @@
+"""What a run reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from repvit_sam_jax import data
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a run reads.
+
+    Attributes:
+      photos: what `data.open_source` takes.
+      held_out: likewise, with masks; empty for no evaluation.
+      embeddings: folder of a cache of the teacher's embeddings of `photos`, or None.
+      strict: stop at a damaged record.
+      reading: threads and workers of the input; processes are filled in.
+    """
+
+    photos: tuple[str, ...]
+    held_out: tuple[str, ...] = ()
+    embeddings: Path | None = None
+    strict: bool = False
+    reading: data.Reading = dataclasses.field(default_factory=data.Reading)
