@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -125,6 +125,23 @@ def normalize_and_pad(image: UInt8[np.ndarray, "h w 3"], image_size: int) -> Flo
     padded = np.zeros((image_size, image_size, 3), np.float32)
     padded[:height, :width] = (image - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
     return padded
+
+
+def valid_positions(sizes: Int[Any, "b 2"], grid_size: int, image_size: int) -> Bool[Array, "b g g"]:
+    """Cells of a square grid over the padded image that hold content and not padding.
+
+    A cell counts if more than half of it is content, along each axis. This is what EdgeSAM's training
+    (arXiv 2312.06660) does by shrinking a map of the content bilinearly and comparing with 0.5: a patch of 16 pixels
+    counts from 9 rows of content on.
+
+    Args:
+      sizes: int [B, 2], (height, width) of the content in the S-frame.
+      grid_size: cells a side: S/16 for embeddings, S/4 for low-resolution masks.
+      image_size: S.
+    """
+    middles = (jnp.arange(grid_size) + 0.5) * (image_size / grid_size)
+    inside = middles < jnp.asarray(sizes)[..., None]
+    return inside[:, 0, :, None] & inside[:, 1, None, :]
 
 
 def normalize(images: UInt8[Array, "b s s 3"], sizes: Int[Array, "b 2"]) -> Float[Array, "b s s 3"]:

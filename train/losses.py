@@ -19,7 +19,7 @@ def embedding_mse(
     Args:
       student: image embeddings.
       teacher: the teacher's.
-      positions_valid: from `evals.metrics.valid_positions`: without the padding, as EdgeSAM's (arXiv 2312.06660).
+      positions_valid: from `transforms.valid_positions`: without the padding, as EdgeSAM's (arXiv 2312.06660).
         None takes all positions, as RepViT-SAM's (2312.05760) and MobileSAM's (2306.14289). Other than EdgeSAM's, the
         mean is one over all positions of the batch, and not one over images of their own means.
 
@@ -41,7 +41,7 @@ def mask_bce(
       logits: of the student's masks.
       targets: masks, or probabilities in [0, 1]; m0 is M, mask by mask against the teacher's as EdgeSAM distils
         (arXiv 2312.06660), or 1, all of them against the same one.
-      pixels_valid: from `evals.metrics.valid_positions` with the masks' side; pixels beyond the photo are left out.
+      pixels_valid: from `transforms.valid_positions` with the masks' side; pixels beyond the photo are left out.
 
     Raises:
       ValueError: the shapes do not fit each other.

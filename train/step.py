@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from repvit_sam_jax import Prompts, Sam, transforms
 from repvit_sam_jax.evals.metrics import iou as iou_of
-from repvit_sam_jax.evals.metrics import valid_positions
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.models.prompt_encoder import TOP_LEFT
 
@@ -140,7 +139,7 @@ def _loss(
     metrics: Metrics = {}
     if recipe.losses.embeddings:
         side = student.config.embedding_size
-        counted = None if recipe.losses.padding else valid_positions(batch["size"], side, images.shape[1])
+        counted = None if recipe.losses.padding else transforms.valid_positions(batch["size"], side, images.shape[1])
         with jax.named_scope("losses"):
             metrics["mse"] = losses.embedding_mse(embeddings, target, counted)
     if recipe.losses.masks:
@@ -163,7 +162,7 @@ def _prompted(
 ) -> Metrics:
     """Mask losses, means over the rounds of prompts."""
     config, side = student.config, student.config.low_res_size
-    inside = valid_positions(batch["size"], side, config.image_size)
+    inside = transforms.valid_positions(batch["size"], side, config.image_size)
     keys = jax.random.split(key, recipe.prompting.rounds)
     with jax.named_scope("prompts"):
         prompts = first_round(

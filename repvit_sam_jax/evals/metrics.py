@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float
 
 COCO_SIZES = (32**2, 96**2)
 """Areas, in pixels of the photo, from which on COCO calls an object medium and large."""
@@ -31,23 +31,6 @@ def iou(a: Bool[Any, "*batch h w"], b: Bool[Any, "*batch h w"]) -> Float[Any, "*
     xp = jnp if isinstance(a, jax.Array) or isinstance(b, jax.Array) else np
     intersection = (a & b).sum((-2, -1)).astype(np.float32)
     return intersection / xp.maximum((a | b).sum((-2, -1)), 1).astype(np.float32)
-
-
-def valid_positions(sizes: Int[Any, "b 2"], grid_size: int, image_size: int) -> Bool[Array, "b g g"]:
-    """Cells of a square grid over the padded image that hold content and not padding.
-
-    A cell counts if more than half of it is content, along each axis. This is what EdgeSAM's training
-    (arXiv 2312.06660) does by shrinking a map of the content bilinearly and comparing with 0.5: a patch of 16 pixels
-    counts from 9 rows of content on.
-
-    Args:
-      sizes: int [B, 2], (height, width) of the content in the S-frame.
-      grid_size: cells a side: S/16 for embeddings, S/4 for low-resolution masks.
-      image_size: S.
-    """
-    middles = (jnp.arange(grid_size) + 0.5) * (image_size / grid_size)
-    inside = middles < jnp.asarray(sizes)[..., None]
-    return inside[:, 0, :, None] & inside[:, 1, None, :]
 
 
 def mean_by_size(

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from .. import Prompts, Sam
+from .. import Prompts, Sam, transforms
 from ..inference.masks import box_of
 from ..inference.predictor import encode_pixels
 from ..models.model import Params
 from ..models.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
-from .metrics import COCO_SIZES, SIZES, iou, mean_by_size, valid_positions
+from .metrics import COCO_SIZES, SIZES, iou, mean_by_size
 
 KINDS = ("box", "centre", "centre_oracle", "points3")
 """Of prompts, as `evaluate` has them by default."""
@@ -190,7 +190,7 @@ class PromptBatch:
             np.pad(given[key], [(0, count - len(given[key]))] + [(0, 0)] * (given[key].ndim - 1))
             for key in ("image", "size", "boxes", "areas", "masks", "valid")
         )
-        content = np.asarray(valid_positions(sizes, side, image_size))
+        content = np.asarray(transforms.valid_positions(sizes, side, image_size))
         targets = masks & content[:, None]
         return cls(images, sizes, boxes, areas, content, targets, valid & targets.any((-2, -1)))
 

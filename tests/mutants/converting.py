@@ -131,10 +131,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="height-and-width-of-content-exchanged",
-        file="repvit_sam_jax/evals/metrics.py",
+        file="repvit_sam_jax/transforms.py",
         old="inside[:, 0, :, None] & inside[:, 1, None, :]",
         new="inside[:, 1, :, None] & inside[:, 0, None, :]",
-        tests=("tests/repvit_sam_jax/evals/test_metrics.py::test_valid_positions_are_those_of_a_bilinear_shrink",),
+        tests=("tests/repvit_sam_jax/test_transforms.py::test_valid_positions_are_those_of_a_bilinear_shrink",),
     ),
     Mutant(
         name="oracle-takes-the-mean-of-three",

@@ -88,3 +88,15 @@ def test_coordinates_and_boxes_scale_with_the_image():
     np.testing.assert_allclose(coords, [[512.0, 341.5]])
     boxes = transforms.apply_boxes(np.array([[0, 0, 900, 600], [90, 60, 180, 120]]), (600, 900), 1024)
     np.testing.assert_allclose(boxes, [[0, 0, 1024, 683], [102.4, 68.3, 204.8, 136.6]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("grid_size", [8, 32])
+def test_valid_positions_are_those_of_a_bilinear_shrink(grid_size):
+    import torch
+
+    sizes = np.array([(128, n) for n in range(1, 129)] + [(n, 128) for n in range(1, 129)] + [(40, 57), (9, 8)])
+    content = torch.zeros(len(sizes), 1, 128, 128)
+    for photo, (height, width) in zip(content, sizes, strict=True):
+        photo[:, :height, :width] = 1
+    shrunk = torch.nn.functional.interpolate(content, (grid_size, grid_size), mode="bilinear", align_corners=False)
+    np.testing.assert_array_equal(transforms.valid_positions(sizes, grid_size, 128), shrunk[:, 0].numpy() > 0.5)

@@ -7,7 +7,7 @@ import optax
 import pytest
 from jax.test_util import check_grads
 
-from repvit_sam_jax.evals.metrics import valid_positions
+from repvit_sam_jax.transforms import valid_positions
 from train import losses
 from train.losses import embedding_mse
 

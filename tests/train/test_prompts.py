@@ -176,7 +176,7 @@ def test_draws_do_not_depend_on_the_sharding():
     program = """
         import jax, numpy as np
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-        from repvit_sam_jax.evals.metrics import valid_positions
+        from repvit_sam_jax.transforms import valid_positions
         from tests.helpers.training import make_batch
         from train import losses, prompts
 

@@ -44,16 +44,3 @@ def test_means_by_size():
         **{"all": 0.5, "small": None, "medium": 0.5, "large": None},
         "count": {"all": 1, "small": 0, "medium": 1, "large": 0},
     }
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("grid_size", [8, 32])
-def test_valid_positions_are_those_of_a_bilinear_shrink(grid_size):
-    import torch
-
-    sizes = np.array([(128, n) for n in range(1, 129)] + [(n, 128) for n in range(1, 129)] + [(40, 57), (9, 8)])
-    content = torch.zeros(len(sizes), 1, 128, 128)
-    for photo, (height, width) in zip(content, sizes, strict=True):
-        photo[:, :height, :width] = 1
-    shrunk = torch.nn.functional.interpolate(content, (grid_size, grid_size), mode="bilinear", align_corners=False)
-    np.testing.assert_array_equal(metrics.valid_positions(sizes, grid_size, 128), shrunk[:, 0].numpy() > 0.5)
