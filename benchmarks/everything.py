@@ -21,7 +21,7 @@ from repvit_sam_jax.models.model import Params
 from .harness import Candidate, timed
 
 SHARES = {"pred_iou_thresh": 0.35, "stability_score_thresh": 0.5}
-"""Of the masks that reach a filter, how many pass it."""
+"""How many of the masks that reach a filter pass it."""
 
 
 MASK_THRESHOLD = 5.0

@@ -94,7 +94,7 @@ def backbone(source: Source, target: Source, *, into: str = "repvit_sam", seed: 
       source: An official classifier, for example repvit_m2_3_distill_450e.pth.
       target: The .safetensors file to write, in training form.
       into: The segmenter.
-      seed: Of the neck, prompt encoder and mask decoder, which are new and random.
+      seed: For neck, prompt encoder and mask decoder, which are new and random.
     """
     from .backbone import backbone as transfer
 
@@ -135,7 +135,7 @@ def synthetic(target: Source, *, preset: str = "repvit_sam", seed: int = 0) -> N
     Args:
       target: The .pt file to write.
       preset: The model.
-      seed: Of the random numbers.
+      seed: Where the random numbers begin.
     """
     from .synthetic import write
 
@@ -176,7 +176,7 @@ def coreml(
       weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: A folder that is new or empty, for encoder.mlpackage and decoder.mlpackage.
       image_size: Side of the input square in pixels, if not the checkpoint's.
-      precision: Of the arithmetic.
+      precision: The arithmetic's.
       target: The oldest system that is to run them.
       compress: Weights as 8-bit integers, or as 6-bit indices into a palette a tensor.
       input_type: The encoder takes an 8-bit image, or an array of numbers.

@@ -32,9 +32,9 @@ def evidence(
       out: A folder, new or of the same experiment; it gets all runs, curves.png and table.md.
       data: Photos with masks, as for `distill`.
       held_out: Likewise, what everything is evaluated on.
-      teacher_steps: Of eight photos.
+      teacher_steps: Steps of the teacher, eight photos each.
       steps: Likewise, of each of the student's two stages.
-      seeds: Of the students' runs.
+      seeds: One run of each student for each.
       threads: Threads that read photos.
     """
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Dtype = Literal["float32", "bfloat16"]
-"""Of a model's arithmetic, or of a file's kernels."""
+"""A model's arithmetic, or the kernels of a file."""
 
 Form = Literal["train", "deploy"]
 """`train`: every branch and BatchNorm. `deploy`: one convolution or linear layer for each of them."""
@@ -102,10 +102,10 @@ class TinyViTConfig:
     window_sizes: tuple[int, ...]
     """Side of each stage's windows, in tokens; the first is not used."""
     expansion: int = 4
-    """Of the MBConv blocks."""
+    """Hidden channels over input channels in the MBConv blocks."""
     mlp_ratio: int = 4
     num_classes: int = 1000
-    """Of the classification head, which the published checkpoint carries along and nothing uses."""
+    """Classes of the head, which the published checkpoint carries along and nothing uses."""
     family: Literal["tiny_vit"] = "tiny_vit"
 
 

@@ -32,7 +32,7 @@ def scenes(
     Args:
       out: A new folder, or that of an earlier run with the same settings.
       count: Scenes, 1000 a shard.
-      seed: Of the series.
+      seed: Which series.
       size: Longer side in pixels; the shorter one varies.
       view: `close_up` has few and large things, `far` more and smaller ones, `outdoors` surfaces like rock,
         leaves, fur and water; `strips` is the same with layers of ground and long things.
@@ -65,7 +65,7 @@ def pseudo_label(
       data: Photos, as for `distill`; their masks are not read.
       teacher: A .safetensors file, or `demo`.
       count: Windows, 1000 a shard.
-      seed: Of the series.
+      seed: Which series.
       image_size: The teacher's side S, and the longer side of a window, in pixels.
       whole: Look at windows as a whole, for masks of all sizes, and not at magnified parts of them.
     """
@@ -161,7 +161,7 @@ def embed(
       out: The cache's folder, new or of the same teacher and photos.
       data: Photos, as for `distill`.
       image_size: The models' side S, in pixels.
-      dtype: Of the teacher's arithmetic, as in the recipe that is to use the cache.
+      dtype: The teacher's arithmetic, as in the recipe that is to use the cache.
       batch_size: Photos at once.
       workers: Processes that read photos, besides this one.
       threads: Threads that read photos, in each of them.
@@ -201,7 +201,7 @@ def export(
         to average the weights with.
       form: The training form can start another run.
       checkpoint: The best one by held-out IoU, or a step's.
-      dtype: Of the kernels and all other arrays of two or more axes; bfloat16 halves the size of the file.
+      dtype: Kernels and all other arrays of two or more axes; bfloat16 halves the size of the file.
     """
     from .export import export as write
 

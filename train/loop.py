@@ -185,7 +185,7 @@ class Run:
         return data.to_device(local, NamedSharding(self.mesh, BATCH))
 
     def _seconds_at_peak(self, state: TrainState, teacher_params: Params | None) -> float | None:
-        """Of a step, if the devices did nothing but its products; None where their peak is not known."""
+        """Time of a step if the devices did nothing but its products; None where their peak is not known."""
         peak = flops.peak(self.mesh.devices.flat[0])
         if peak is None:
             return None

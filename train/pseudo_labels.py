@@ -45,7 +45,7 @@ class Look:
     """A part of a window, at the size of a frame, and the masks that are taken from it."""
 
     side: float
-    """Of the part, as a share of the window's."""
+    """Sides of the part, as a share of the window's."""
     smallest: float
     """Area of a mask, as a share of the window's."""
     largest: float

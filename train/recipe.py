@@ -28,7 +28,7 @@ class Optimizer:
     warmup: float = 0.0
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.01
-    """Of kernels alone: not of biases, scales, tokens and relative positions; with Muon, nor of depthwise kernels."""
+    """For kernels alone: not biases, scales, tokens and relative positions; with Muon, nor depthwise kernels."""
     name: Literal["adamw", "muon"] = "adamw"
     """AdamW (arXiv 1711.05101); or Muon (2502.16982) for all kernels but depthwise ones, which are no matrices, with
     updates as large as AdamW's, so that one learning rate suits both, and AdamW with Nesterov momentum for the rest."""
@@ -36,7 +36,7 @@ class Optimizer:
     b1: float = 0.9
     b2: float = 0.999
     ema_decay: float | None = None
-    """Of an exponential moving average of the params and running statistics, which is evaluated and exported then."""
+    """Decay of a moving average of params and running statistics, which is evaluated and exported; None for none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Losses:
     """Weights of the losses; a loss of weight 0 is not computed."""
 
     mse: float = 1.0
-    """Of the image embeddings."""
+    """Squared error of the image embeddings."""
     padding: bool = False
     """Whether positions that lie in the padding of the image count in it."""
     bce: float = 0.0
-    """Of the masks of the prompts; likewise the next one."""
+    """Binary cross-entropy of the masks of the prompts; the next one is their Dice loss."""
     dice: float = 0.0
     iou: float = 0.0
     """Squared error of the predicted IoUs, against those of the masks with their targets."""
@@ -76,7 +76,7 @@ class Prompting:
     """Whether it also gets the logits of the mask before, as SAM is trained (arXiv 2304.02643, appendix A); the prompt
     encoder is to learn then."""
     box_probability: float = 0.5
-    """Of a box rather than a point, in the first round; masks without points in them always get a box."""
+    """Probability of a box rather than a point, in the first round; masks without points always get a box."""
     box_noise: float = 0.0
     """Deviation of the noise on boxes, as a fraction of their sides."""
     area_exponent: float = 0.0
@@ -115,7 +115,7 @@ class Recipe:
     prompting: Prompting = Prompting()
     flip_probability: float = 0.0
     dtype: Dtype = "bfloat16"
-    """Of the arithmetic, also of the teacher's; the student's params and the optimizer's state are float32."""
+    """The arithmetic's, also the teacher's; the student's params and the optimizer's state are float32."""
     remat: Literal["none", "dots", "all"] = "none"
     """What of the student's blocks is computed again for their gradients: nothing, all but convolutions and linear
     layers, or all."""

@@ -126,7 +126,7 @@ def _iterate(
 
 
 class _Share(grain.MapDataset):
-    """Of each `batch_size` examples, the block that belongs to a process; a strided slice would permute batches."""
+    """The block of each `batch_size` examples that belongs to a process; a strided slice would permute batches."""
 
     def __init__(self, parent: grain.MapDataset, batch_size: int, process_index: int, process_count: int) -> None:
         super().__init__(parent)

@@ -17,7 +17,7 @@ from PIL import Image
 from ..files import write_atomically
 
 _VERSION = 1
-"""Of the index file."""
+"""Version of the index file."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,12 +37,12 @@ def prompts(
     """Mean IoU for boxes and points made of annotated masks, beside what boxes, discs and colours alone give.
 
     Args:
-      weights: Of a segmenter; without, the baselines alone.
+      weights: A segmenter's; without, the baselines alone.
       data: Photos with masks, as for `repvit-sam train distill`.
       tune: Others, to tune the baselines on: radius of the disc, tolerance of the colours. Without, `data` itself,
         which flatters them.
       image_size: Longer side that photos are resized to, if not the model's; 1024 without a model.
-      masks: Of a photo, at most, the first ones.
+      masks: At most so many of a photo, the first ones.
       limit: Photos, the first ones.
       as_json: Print JSON.
     """

@@ -21,7 +21,7 @@ from ..models.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LE
 from .metrics import COCO_SIZES, SIZES, iou, mean_by_size
 
 KINDS = ("box", "centre", "centre_oracle", "points3")
-"""Of prompts, as `evaluate` has them by default."""
+"""Kinds of prompts that `evaluate` asks by default."""
 
 Result = dict[str, dict[str, dict[str, Any]]]
 """{against: {kind of prompt: {"all": mIoU, "small": ..., "medium": ..., "large": ..., "count": {"all": n, ...}}}}.

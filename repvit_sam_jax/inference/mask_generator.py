@@ -81,7 +81,7 @@ class SamAutomaticMaskGenerator:
           output_mode: the form of a record's `segmentation`, see `generate`.
 
         Raises:
-          ValueError: a value that can't be meant.
+          ValueError: an invalid value.
         """
         if output_mode not in get_args(OutputMode):
             raise ValueError(f"output_mode must be one of {', '.join(get_args(OutputMode))}, got {output_mode!r}")
@@ -351,7 +351,7 @@ def _xywh(box: Sequence[int] | np.ndarray) -> list[int]:
 def _read_grids(
     points_per_side: int | None, given: Sequence[np.ndarray] | None, num_layers: int, downscale_factor: int
 ) -> list[Float[np.ndarray, "n 2"]]:
-    """A grid for the photo and for each layer of crops; ValueError unless they can be meant."""
+    """A grid for the photo and for each layer of crops; ValueError if one is invalid."""
     if (points_per_side is None) == (given is None):
         raise ValueError(
             "give either points_per_side or point_grids, with points_per_side=None; got "

@@ -204,7 +204,7 @@ class SamPredictor:
 
         Raises:
           RuntimeError: no image is set, or several are.
-          ValueError: prompts that can't be meant: see `prompts.read_prompts`.
+          ValueError: invalid prompts: see `prompts.read_prompts`.
         """
         self._require_single_image()
         given = (point_coords, point_labels, box, mask_input)
@@ -234,7 +234,7 @@ class SamPredictor:
 
         Raises:
           RuntimeError: no image is set.
-          ValueError: a batch has not one entry an image, or an entry can't be meant.
+          ValueError: a batch has not one entry an image, or an entry is invalid.
         """
         self._require_image()
         count = len(self._embeddings)

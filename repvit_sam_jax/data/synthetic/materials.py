@@ -57,7 +57,7 @@ class Material:
     strength: float
     """From 0, the first colour alone, to 1."""
     period: float
-    """Of the pattern, in pixels."""
+    """Size of the pattern, in pixels."""
     angle: float
     warp: float
     """How far the pattern is bent, as a share of twice its period."""

@@ -231,7 +231,7 @@ class _Canvas:
         return number
 
     def shading(self, coverage: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
-        """Of a surface that rises from its outline, as round as the light is high."""
+        """Shading of a surface that rises from its outline, as round as the light is high."""
         strength = self.relief * self.rng.uniform(0, 1)
         reach = max(1, int(max(coverage.shape) * self.rng.uniform(0.05, 0.3)))
         height = textures.smooth(np.pad(coverage, 1), reach)
@@ -284,7 +284,7 @@ class _Canvas:
         self.image = textures.smooth(self.image, max(1, round(radius * min(self.size) / 512)))
 
     def material(self) -> materials.Material:
-        """Of the scene's colours, or like what is there."""
+        """A colour of the scene, or one like what is there."""
         first, second = self.palette[self.rng.integers(len(self.palette), size=2)]
         jitter = self.rng.uniform(-0.15, 0.15, (2, 3))
         patterns = materials.PATTERNS
@@ -335,7 +335,7 @@ class _Canvas:
         return np.clip(np.floor(image + 0.5), 0, 255).astype(np.uint8)
 
     def masks(self) -> list[Bool[np.ndarray, "h w"]]:
-        """Of all things of which enough is seen."""
+        """Masks of all things of which enough is seen."""
         found = []
         speck = max(SPECK, self.view.speck * self.size[0] * self.size[1])
         lineages = [set(self.lineage(i)) for i in range(len(self.parents))]
