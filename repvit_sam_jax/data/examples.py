@@ -43,7 +43,7 @@ class ExampleConfig:
     area_exponent: float = 0.0
     """A mask is chosen with probability proportional to area**-area_exponent: 0 for all alike, more for small ones."""
     flip_probability: float = 0.0
-    """Probability of mirroring photo and masks, left to right. An embedding cache holds photos that are not mirrored."""
+    """Probability of mirroring photo and masks. Cached embeddings are those of photos that are not."""
 
     def __post_init__(self) -> None:
         if self.image_size <= 0 or self.image_size % 16:

@@ -2,8 +2,8 @@
 
 The official class's arguments, filters and records. Deliberate differences: it takes `(model, params)`;
 `generate_batch` serves many images; crops and images are encoded several at once; prompts whose masks all fail the
-predicted-IoU filter are never turned into masks; a photo without any mask gives an empty list; values that can't be
-meant are errors.
+predicted-IoU filter are never turned into masks; a photo without any mask gives an empty list; invalid values
+are errors.
 """
 
 from __future__ import annotations
