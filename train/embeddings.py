@@ -15,7 +15,7 @@ import numpy as np
 from repvit_sam_jax import data
 from repvit_sam_jax.data.sources import Source
 from repvit_sam_jax.files import write_atomically
-from repvit_sam_jax.inference.predictor import encode_pixels
+from repvit_sam_jax.inference.backends import encode_pixels
 
 from .teacher import Teacher
 

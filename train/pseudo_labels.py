@@ -23,8 +23,8 @@ from repvit_sam_jax import Prompts, Sam, transforms
 from repvit_sam_jax.data import shards
 from repvit_sam_jax.data.sources import Record, Source
 from repvit_sam_jax.evals.metrics import iou
+from repvit_sam_jax.inference.backends import encode_pixels
 from repvit_sam_jax.inference.masks import box_of, point_grid
-from repvit_sam_jax.inference.predictor import encode_pixels
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.models.prompt_encoder import BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
 

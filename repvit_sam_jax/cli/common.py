@@ -17,6 +17,7 @@ from ..files import write_atomically
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..inference.backends import Backend
     from ..models.model import Params
     from ..models.sam import Sam
 
@@ -75,7 +76,7 @@ def size_of(photo: Path, image: Any) -> dict[str, Any]:
     return {"photo": str(photo), "width": image.shape[1], "height": image.shape[0]}
 
 
-def setting(weights: Path | None, model: Any) -> dict[str, Any]:
+def setting(weights: Path | None, model: Sam | Backend) -> dict[str, Any]:
     """What a result says about how it was computed; no weights are the demonstration model's."""
     import jax
 

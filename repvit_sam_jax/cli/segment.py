@@ -120,7 +120,7 @@ class Weights:
 
     def setting(self, predictor: SamPredictor) -> dict[str, Any]:
         """What a result says about how it was computed."""
-        found = setting(self.path, predictor.model)
+        found = setting(self.path, predictor.backend)
         return found if self.runtime == "jax" else {**found, "device": "cpu, ONNX Runtime"}
 
 

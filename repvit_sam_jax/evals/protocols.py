@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from .. import Prompts, Sam, transforms
+from ..inference.backends import encode_pixels
 from ..inference.masks import box_of
-from ..inference.predictor import encode_pixels
 from ..models.model import Params
 from ..models.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
 from .metrics import COCO_SIZES, SIZES, iou, mean_by_size

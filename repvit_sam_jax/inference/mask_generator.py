@@ -23,7 +23,8 @@ from ..models.model import Params
 from ..models.prompt_encoder import Prompts
 from ..models.sam import Sam
 from . import masks
-from .predictor import ENCODE_BATCH, SamPredictor
+from .backends import ENCODE_BATCH, JaxBackend
+from .predictor import SamPredictor
 from .prompts import bucket
 
 # Module-level, so that all generators of one model share their compiled programs.
@@ -111,7 +112,8 @@ class SamAutomaticMaskGenerator:
         if not 0 <= crop_overlap_ratio < 1:
             raise ValueError(f"crop_overlap_ratio must be at least 0 and below 1, got {crop_overlap_ratio}")
         self.point_grids = _read_grids(points_per_side, point_grids, int(crop_n_layers), crop_n_points_downscale_factor)
-        self.predictor = SamPredictor(model, params)
+        self._backend = JaxBackend(model, params)
+        self.predictor = SamPredictor.over(self._backend)
         self.points_per_batch = int(points_per_batch)
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh
@@ -133,12 +135,12 @@ class SamAutomaticMaskGenerator:
         Args:
           num_images: photos that `generate_batch` will be given at once.
         """
-        model, params = self.predictor.model, self.predictor.params
+        backend = self._backend
         crops = sum(4**layer for layer in range(self.crop_n_layers + 1))
-        self.predictor._warmup_encoder(num_images * crops)
+        backend.warmup_encoder(num_images * crops)
         for count in {self._batch_size(grid) for grid in self.point_grids}:
             prompts = _prompts(np.zeros((1, 2), np.float32), count)
-            given = model, params, self.predictor._no_embedding(), prompts
+            given = backend.model, backend.params, backend.no_embedding(), prompts
             _decode.lower(*given, iou_threshold=self._least_iou).compile()
 
     def generate(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Record]:
@@ -200,15 +202,13 @@ class SamAutomaticMaskGenerator:
         boxes = masks.crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
         crops = [_Crop(number, size, box, layer) for box, layer in boxes]
         for crop in crops:
-            transforms.check_scalable(crop.cut(image), self.predictor.model.config.image_size)
+            transforms.check_scalable(crop.cut(image), self._backend.config.image_size)
         return crops
 
     def _embed(self, images: Sequence[np.ndarray], crops: Sequence[_Crop]) -> Iterator[tuple[_Crop, Array]]:
         for start in range(0, len(crops), ENCODE_BATCH):
             group = crops[start : start + ENCODE_BATCH]
-            self.predictor.set_image_batch([crop.cut(images[crop.image]) for crop in group])
-            embeddings = self.predictor._embeddings
-            self.predictor.reset_image()
+            embeddings = self.predictor.embed([crop.cut(images[crop.image]) for crop in group])
             yield from zip(group, embeddings, strict=True)
 
     def _search(
@@ -218,8 +218,7 @@ class SamAutomaticMaskGenerator:
         progress: Callable[[int], Any] | None,
     ) -> list[_Found]:
         """The masks of one crop, without duplicates."""
-        model, params = self.predictor.model, self.predictor.params
-        config = model.config
+        model, params, config = self._backend.model, self._backend.params, self._backend.config
         points = self.point_grids[crop.layer] * np.array(crop.size[::-1])
         coords = transforms.apply_coords(points, crop.size, config.image_size)
         upscaler = masks.Upscaler(crop.size, config.image_size, config.low_res_size)
@@ -246,7 +245,7 @@ class SamAutomaticMaskGenerator:
         point: Float[np.ndarray, "2"],
     ) -> _Found | None:
         """The mask in the photo's frame, or None if a filter drops it."""
-        mask = upscaler(low_res_mask, self.predictor.model.config.mask_threshold, self.stability_score_offset)
+        mask = upscaler(low_res_mask, self._backend.config.mask_threshold, self.stability_score_offset)
         stability_score = mask.stability_score
         if self.stability_score_thresh > 0 and not stability_score >= self.stability_score_thresh:
             return None

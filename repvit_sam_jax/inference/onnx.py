@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..config import SamConfig
+from ..config import Dtype, SamConfig
 from ..models.prompt_encoder import TOP_LEFT
-from ..models.sam import Sam
 from ..weights.checkpoint import CheckpointError, Metadata
 from .predictor import SamPredictor
 from .prompts import Prompt, append_not_a_point
@@ -26,6 +25,21 @@ class OnnxPredictor(SamPredictor):
     predictor.set_image(photo)
     masks, iou_predictions, low_res_masks = predictor.predict(point_coords=[[500, 375]], point_labels=[1])
     """
+
+    def __init__(self, folder: Path | str, providers: Sequence[str] = (PROVIDER,)) -> None:
+        """As `OnnxBackend`."""
+        self._use(OnnxBackend(folder, providers))
+
+    @property
+    def sessions(self) -> dict[str, Any]:
+        """The encoder's and the decoder's `onnxruntime.InferenceSession`."""
+        return self.backend.sessions  # type: ignore[attr-defined]
+
+
+class OnnxBackend:
+    """The exported encoder and decoder in ONNX Runtime."""
+
+    dtype: Dtype = "float32"
 
     def __init__(self, folder: Path | str, providers: Sequence[str] = (PROVIDER,)) -> None:
         """Open `encoder.onnx` and `decoder.onnx` in the folder.
@@ -47,22 +61,23 @@ class OnnxPredictor(SamPredictor):
         # A decoder that also gives masks of the photo's size wants to know it, whatever is asked for.
         wanted = [given.name for given in self._decoder.get_inputs()]
         self._unused = {"orig_im_size": np.ones(2, np.float32)} if "orig_im_size" in wanted else {}
-        super().__init__(Sam(encoder.config), {})
+        self.config = encoder.config
 
     @property
     def sessions(self) -> dict[str, Any]:
         """The encoder's and the decoder's `onnxruntime.InferenceSession`."""
         return {"encoder": self._encoder, "decoder": self._decoder}
 
-    def warmup(self, num_points: int = 1, multimask_output: bool = True, num_images: int = 1) -> None:
+    def warmup(self, num_points: int, multimask_output: bool, num_images: int) -> None:
         """Nothing: the sessions are ready when they are opened."""
 
-    def _encode_images(self, images: Float[np.ndarray, "b s s 3"]) -> list[Any]:
+    def encode(self, images: Float[np.ndarray, "b s s 3"]) -> list[Any]:
+        """As `Backend.encode`."""
         given = {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
         embeddings = self._encoder.run(["image_embeddings"], given)[0].transpose(0, 2, 3, 1)
         return [embeddings[i : i + 1] for i in range(len(embeddings))]
 
-    def _decode_prompts(self, embedding: Any, prompts: Sequence[Prompt], multimask_output: bool) -> tuple[Any, Any]:
+    def decode(self, embedding: Any, prompts: Sequence[Prompt], multimask_output: bool) -> tuple[Any, Any]:
         """Prompts of the same number of points go together: here nothing is padded."""
         given = np.ascontiguousarray(np.asarray(embedding).transpose(0, 3, 1, 2))
         chosen = slice(1, None) if multimask_output else slice(0, 1)
@@ -85,7 +100,7 @@ class OnnxPredictor(SamPredictor):
         return np.stack(masks)[None], np.stack(ious)[None]
 
     def _mask_input(self, prompt: Prompt) -> dict[str, np.ndarray]:
-        side = self.model.config.low_res_size
+        side = self.config.low_res_size
         mask = np.zeros((side, side), np.float32) if prompt.mask is None else prompt.mask
         return {"mask_input": mask[None, None], "has_mask_input": np.array([prompt.mask is not None], np.float32)}
 

@@ -16,7 +16,8 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from .. import transforms
-from .predictor import ENCODE_BATCH, Prediction, SamPredictor
+from .backends import ENCODE_BATCH
+from .predictor import Prediction, SamPredictor
 from .prompts import read_prompts
 
 READ_AHEAD = 2 * ENCODE_BATCH
@@ -169,7 +170,7 @@ def _segment(predictor: SamPredictor, group: Sequence[tuple[Path, np.ndarray, Ph
 
 def _check(path: Path, image: np.ndarray, prompt: PhotoPrompt, predictor: SamPredictor) -> None:
     """Whatever the predictor would refuse, so that it does not refuse a batch."""
-    config, size = predictor.model.config, image.shape[:2]
+    config, size = predictor.config, image.shape[:2]
     try:
         transforms.check_scalable(image, config.image_size)
         read_prompts(*prompt.arguments, None, size, config)

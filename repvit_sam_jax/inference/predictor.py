@@ -7,39 +7,19 @@ Deliberate differences from the official class: embeddings are channels last; ma
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from .. import transforms
 from ..models.model import Params
 from ..models.sam import Sam
-from .prompts import Prompt, bucket, pack, read_prompts
-
-# Module-level, so that all predictors of one model share their compiled programs.
-_encode = jax.jit(Sam.encode, static_argnums=0)
-_split = jax.jit(lambda embeddings: [embeddings[i : i + 1] for i in range(len(embeddings))])
-_decode = jax.jit(Sam.decode, static_argnums=(0, 4))
-_compact = jax.jit(Sam.compact, static_argnums=0)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def encode_pixels(
-    model: Sam, params: Params, images: UInt8[Array, "b s s 3"], sizes: Int[Array, "b 2"]
-) -> Float[Array, "b s16 s16 c"]:
-    """Embeddings of resized and padded photos; `sizes` are (height, width) of what is in them."""
-    return model.encode(params, transforms.normalize(images, sizes))
-
-
-ENCODE_BATCH = 4
-"""Images that `set_image_batch` encodes at once, at most."""
-DECODE_BATCH = 64
-"""Prompts that are decoded at once, at most."""
+from .backends import DECODE_BATCH, ENCODE_BATCH, Backend, JaxBackend
+from .prompts import Prompt, read_prompts
 
 Prediction = tuple[
     Bool[np.ndarray, "*p c h w"] | Float[np.ndarray, "*p c h w"],
@@ -61,9 +41,28 @@ class SamPredictor:
     """
 
     def __init__(self, model: Sam, params: Params) -> None:
-        self.model = model
-        self.params = params if model.dtype == "float32" else _compact(model, params)
+        self._use(JaxBackend(model, params))
+
+    @classmethod
+    def over(cls, backend: Backend) -> SamPredictor:
+        """The predictor over another encoder and decoder than JAX's."""
+        predictor = SamPredictor.__new__(SamPredictor)
+        predictor._use(backend)
+        return predictor
+
+    def _use(self, backend: Backend) -> None:
+        self.backend, self.config = backend, backend.config
         self.reset_image()
+
+    @property
+    def model(self) -> Sam:
+        """The model in JAX. Raises AttributeError over another backend, which has none."""
+        return self.backend.model  # type: ignore[attr-defined]
+
+    @property
+    def params(self) -> Params:
+        """Its parameters, likewise; kernels are in half precision if that changes no result (`Sam.compact`)."""
+        return self.backend.params  # type: ignore[attr-defined]
 
     def reset_image(self) -> None:
         """Forget the current image or images."""
@@ -78,21 +77,7 @@ class SamPredictor:
           multimask_output: as it will be given to `predict`.
           num_images: images that `set_image_batch` will be given at once.
         """
-        self._warmup_encoder(num_images)
-        packed = pack([Prompt(np.zeros((num_points, 2)), np.zeros(num_points, np.int32), None)], 1)
-        _decode.lower(self.model, self.params, self._no_embedding(), packed, multimask_output).compile()
-
-    def _warmup_encoder(self, num_images: int) -> None:
-        side = self.model.config.image_size
-        for count in {bucket(min(num_images - start, ENCODE_BATCH)) for start in range(0, num_images, ENCODE_BATCH)}:
-            images = np.zeros((count, side, side, 3), np.float32)
-            encode = _encode.lower(self.model, self.params, images)
-            encode.compile()
-            _split.lower(encode.out_info).compile()
-
-    def _no_embedding(self) -> Float[np.ndarray, "1 h w c"]:
-        config = self.model.config
-        return np.zeros((1, config.embedding_size, config.embedding_size, config.mask_decoder.embed_dim), np.float32)
+        self.backend.warmup(num_points, multimask_output, num_images)
 
     @property
     def is_image_set(self) -> bool:
@@ -108,7 +93,7 @@ class SamPredictor:
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the current image after resizing, before padding."""
-        return transforms.resized_shape(*self.original_size, self.model.config.image_size)
+        return transforms.resized_shape(*self.original_size, self.config.image_size)
 
     def set_image(self, image: UInt8[np.ndarray, "h w 3"], image_format: str = "RGB") -> None:
         """Embed an image.
@@ -135,15 +120,19 @@ class SamPredictor:
             raise ValueError("no images were given")
         for i, image in enumerate(images):
             try:
-                transforms.check_scalable(image, self.model.config.image_size)
+                transforms.check_scalable(image, self.config.image_size)
             except ValueError as error:
                 raise ValueError(f"image {i}: {error}" if len(images) > 1 else str(error)) from error
         rgb = [image if image_format == "RGB" else image[..., ::-1] for image in images]
+        self._embeddings, self._sizes = self.embed(rgb), [image.shape[:2] for image in images]
+
+    def embed(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Float[Array, "1 h w c"]]:
+        """Embeddings of RGB images, which are not set. Raises ValueError as `transforms.preprocess`."""
         embeddings: list[Array] = []
-        for start in range(0, len(rgb), ENCODE_BATCH):
-            batch = transforms.preprocess(rgb[start : start + ENCODE_BATCH], self.model.config.image_size)
-            embeddings += self._encode_images(batch)
-        self._embeddings, self._sizes = embeddings, [image.shape[:2] for image in images]
+        for start in range(0, len(images), ENCODE_BATCH):
+            batch = transforms.preprocess(images[start : start + ENCODE_BATCH], self.config.image_size)
+            embeddings += self.backend.encode(batch)
+        return embeddings
 
     def get_image_embedding(self) -> Float[Array, "1 h w c"]:
         """The embedding of the current image, float32 [1, S/16, S/16, C] (SAM's has its channels first).
@@ -164,7 +153,7 @@ class SamPredictor:
         Raises:
           ValueError: another shape, NaN or infinite values, or a size that is not positive.
         """
-        side, dim = self.model.config.embedding_size, self.model.config.mask_decoder.embed_dim
+        side, dim = self.config.embedding_size, self.config.mask_decoder.embed_dim
         value = jax.numpy.array(embedding, jax.numpy.float32)  # on CPU, asarray may share the caller's memory
         if value.shape not in ((1, side, side, dim), (side, side, dim)):
             raise ValueError(f"the embedding must have shape [1, {side}, {side}, {dim}], got {value.shape}")
@@ -174,7 +163,7 @@ class SamPredictor:
             height, width = (operator.index(v) for v in original_size)
         except (TypeError, ValueError) as error:
             raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}") from error
-        if height < 1 or width < 1 or not all(transforms.resized_shape(height, width, self.model.config.image_size)):
+        if height < 1 or width < 1 or not all(transforms.resized_shape(height, width, self.config.image_size)):
             raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}")
         self._embeddings, self._sizes = [value.reshape(1, side, side, dim)], [(height, width)]
 
@@ -269,28 +258,18 @@ class SamPredictor:
     def _start(
         self, index: int, given: tuple[Any, Any, Any, Any], multimask_output: bool
     ) -> tuple[int, bool, list[tuple[int, Array, Array]]]:
-        prompts, single = read_prompts(*given, self._sizes[index], self.model.config)
+        prompts, single = read_prompts(*given, self._sizes[index], self.config)
         pending = []
         for start in range(0, len(prompts), DECODE_BATCH):
             chunk: list[Prompt] = prompts[start : start + DECODE_BATCH]
-            pending.append((len(chunk), *self._decode_prompts(self._embeddings[index], chunk, multimask_output)))
+            pending.append((len(chunk), *self.backend.decode(self._embeddings[index], chunk, multimask_output)))
         return index, single, pending
-
-    def _encode_images(self, images: Float[np.ndarray, "b s s 3"]) -> list[Any]:
-        """An embedding [1, S/16, S/16, C] for each image."""
-        padding = [(0, bucket(len(images)) - len(images))] + [(0, 0)] * 3
-        return _split(_encode(self.model, self.params, np.pad(images, padding)))[: len(images)]
-
-    def _decode_prompts(self, embedding: Any, prompts: Sequence[Prompt], multimask_output: bool) -> tuple[Any, Any]:
-        """Low-res masks [1, P, M, S/4, S/4] and predicted IoUs [1, P, M], with P at least the number of prompts."""
-        packed = pack(prompts, bucket(len(prompts)))
-        return _decode(self.model, self.params, embedding, packed, multimask_output)
 
     def _finish(self, started: tuple[int, bool, list[tuple[int, Array, Array]]], return_logits: bool) -> Prediction:
         index, single, pending = started
         low_res = np.concatenate([np.asarray(masks)[0, :count] for count, masks, _ in pending])
         iou = np.concatenate([np.asarray(iou)[0, :count] for count, _, iou in pending])
-        size, config = self._sizes[index], self.model.config
+        size, config = self._sizes[index], self.config
         out = np.empty((*low_res.shape[:2], *size), np.float32 if return_logits else bool)
         for prompt in range(len(low_res)):  # one at a time: a photo's logits are large
             logits = transforms.postprocess_masks(low_res[prompt], size, config.image_size)

@@ -18,7 +18,7 @@ from benchmarks.plain_generator import embed_with, plain_generate
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, Sam, SamAutomaticMaskGenerator
-from repvit_sam_jax.inference import mask_generator, masks, predictor
+from repvit_sam_jax.inference import backends, mask_generator, masks
 from tests.helpers.models import random_params
 from tests.helpers.programs import recorded_compilations
 
@@ -356,7 +356,7 @@ def test_few_programs_are_compiled(pairs, monkeypatch):
     decode = jax.jit(chex.assert_max_traces(Sam.decode, n=1), static_argnums=0)
     monkeypatch.setattr(mask_generator, "_decode", decode)
     encode = jax.jit(chex.assert_max_traces(Sam.encode, n=2), static_argnums=0)
-    monkeypatch.setattr(predictor, "_encode", encode)
+    monkeypatch.setattr(backends, "_encode", encode)
     chex.clear_trace_counter()
     pair = pairs["tiny"]
     settings = {"points_per_side": 5, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.1, "crop_n_layers": 1}
@@ -371,7 +371,7 @@ def test_few_programs_are_compiled(pairs, monkeypatch):
 @pytest.mark.parametrize("crop_n_layers", [1, pytest.param(0, marks=SLOW)])
 def test_nothing_is_compiled_after_warmup(pairs, crop_n_layers):
     """With crops, points in batches of two sizes."""
-    for program in (predictor._encode, predictor._split, mask_generator._decode):
+    for program in (backends._encode, backends._split, mask_generator._decode):
         program.clear_cache()
     pair = pairs["tiny"]
     settings = {"points_per_side": 5, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.1}

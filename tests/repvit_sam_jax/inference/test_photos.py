@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from repvit_sam_jax import PRESETS, SamPredictor, cli, load
-from repvit_sam_jax.inference import photos, predictor
+from repvit_sam_jax.inference import backends, photos
 from repvit_sam_jax.inference.overlay import draw_overlay
 from repvit_sam_jax.inference.photos import Failure, PhotoPrompt, Segmented, segment_photos
 from repvit_sam_jax.transforms import load_image
@@ -269,7 +269,7 @@ def test_kinds_of_prompts_are_batched_apart(tiny, folder, monkeypatch):
 def test_nothing_is_compiled_after_warmup(tiny, folder):
     """Six photos are a batch of four and one of two."""
     made = SamPredictor(*tiny)
-    for function in (predictor._encode, predictor._split, predictor._decode):
+    for function in (backends._encode, backends._split, backends._decode):
         function.clear_cache()
     with recorded_compilations() as compiled:
         made.warmup(num_images=6)

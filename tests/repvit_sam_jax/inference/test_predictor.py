@@ -11,7 +11,7 @@ import torch
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import Sam, SamPredictor, transforms
-from repvit_sam_jax.inference import predictor, prompts
+from repvit_sam_jax.inference import backends, predictor, prompts
 from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch
@@ -192,8 +192,8 @@ def test_few_programs_are_compiled(tiny, monkeypatch):
     chex.clear_trace_counter()
     encode = jax.jit(chex.assert_max_traces(Sam.encode, n=1), static_argnums=0)
     decode = jax.jit(chex.assert_max_traces(Sam.decode, n=3), static_argnums=(0, 4))
-    monkeypatch.setattr(predictor, "_encode", encode)
-    monkeypatch.setattr(predictor, "_decode", decode)
+    monkeypatch.setattr(backends, "_encode", encode)
+    monkeypatch.setattr(backends, "_decode", decode)
     made = SamPredictor(*tiny)
     rng = np.random.default_rng(0)
     for count in range(1, 9):
@@ -212,8 +212,8 @@ def test_warmup_leaves_nothing_to_compile(tiny, image, monkeypatch, caplog):
     def fresh_decode(*arguments):
         return Sam.decode(*arguments)
 
-    monkeypatch.setattr(predictor, "_encode", jax.jit(fresh_encode, static_argnums=0))
-    monkeypatch.setattr(predictor, "_decode", jax.jit(fresh_decode, static_argnums=(0, 4)))
+    monkeypatch.setattr(backends, "_encode", jax.jit(fresh_encode, static_argnums=0))
+    monkeypatch.setattr(backends, "_decode", jax.jit(fresh_decode, static_argnums=(0, 4)))
     made = SamPredictor(*tiny)
 
     def compiled() -> list[str]:

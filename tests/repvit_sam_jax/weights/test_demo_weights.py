@@ -24,16 +24,17 @@ def torch_predictor(folder):
     from convert.to_torch import to_torch
     from convert.torch_models import twin_of
 
-    class TorchPredictor(SamPredictor):
-        def __init__(self, twin):
-            super().__init__(load("demo")[0], {})
-            self.twin = twin
+    class Twin:
+        """A `Backend`."""
 
-        def _encode_images(self, images):
+        def __init__(self, twin):
+            self.config, self.dtype, self.twin = twin.config, "float32", twin
+
+        def encode(self, images):
             with torch.no_grad():
                 return list(self.twin.encode(torch.tensor(images.transpose(0, 3, 1, 2))).split(1))
 
-        def _decode_prompts(self, embedding, prompts, multimask_output):
+        def decode(self, embedding, prompts, multimask_output):
             """A box goes in as one, for the twin appends a not-a-point to points."""
             found = []
             for prompt in prompts:
@@ -46,7 +47,7 @@ def torch_predictor(folder):
     to_torch(loading.DEMO, folder / "demo.pt")
     twin = twin_of(load("demo", form="train")[0].config, "train")
     twin.load_state_dict(torch.load(folder / "demo.pt"))
-    return TorchPredictor(twin.eval())
+    return SamPredictor.over(Twin(twin.eval()))
 
 
 def onnx_predictor(folder):
