@@ -6,15 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import tyro
 
 from repvit_sam_jax.config import Form, get_model_config
 from repvit_sam_jax.terminal import errors_in_one_line
 
-EXTRAS = {"onnx": "export", "coreml": "export", "litert": "litert"}
-"""Commands that need more than the extra `convert`, which brings the first package that they miss."""
+from .export.__main__ import EXPORTS, EXTRAS
 
 app = tyro.extras.SubcommandApp()
 Source = Annotated[Path, tyro.conf.Positional]
@@ -143,93 +142,8 @@ def synthetic(target: Source, *, preset: str = "repvit_sam", seed: int = 0) -> N
     print(f"wrote {target}: {preset} with random weights, seed {seed}")
 
 
-@app.command(name="onnx")
-def onnx(weights: Source, *, out: Path, image_size: Size = None, full_size: bool = False) -> None:
-    """Image encoder and mask decoder as ONNX files, checked in ONNX Runtime against JAX.
-
-    Args:
-      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
-      out: A folder that is new or empty, for encoder.onnx and decoder.onnx.
-      image_size: Side of the input square in pixels, if not the checkpoint's.
-      full_size: A decoder that also gives masks at the photo's size.
-    """
-    from .export.onnx import export_onnx
-
-    print(export_onnx(weights, out, image_size=image_size, full_size=full_size).to_text())
-    print(f"wrote {out}/encoder.onnx, decoder.onnx")
-
-
-@app.command(name="coreml")
-def coreml(
-    weights: Source,
-    *,
-    out: Path,
-    image_size: Size = None,
-    precision: Literal["float16", "float32"] = "float16",
-    target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17",
-    compress: Literal["int8", "palette6"] | None = None,
-    input_type: Annotated[Literal["image", "array"], tyro.conf.arg(name="input")] = "image",
-) -> None:
-    """Image encoder and mask decoder as Core ML packages, read back and checked against JAX; needs no Mac.
-
-    Args:
-      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
-      out: A folder that is new or empty, for encoder.mlpackage and decoder.mlpackage.
-      image_size: Side of the input square in pixels, if not the checkpoint's.
-      precision: The arithmetic's.
-      target: The oldest system that is to run them.
-      compress: Weights as 8-bit integers, or as 6-bit indices into a palette a tensor.
-      input_type: The encoder takes an 8-bit image, or an array of numbers.
-    """
-    from .export.coreml import export_coreml, summary
-
-    given: dict[str, Any] = {"precision": precision, "target": target, "compress": compress, "input_type": input_type}
-    print(export_coreml(weights, out, image_size=image_size, **given).to_text())
-    print(f"wrote to {out}\n{summary(out)}")
-
-
-@app.command(name="litert")
-def litert(weights: Source, *, out: Path, image_size: Size = None) -> None:
-    """Image encoder and mask decoder as LiteRT files for Android, checked in LiteRT against JAX.
-
-    Args:
-      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
-      out: A folder that is new or empty, for encoder.tflite and decoder.tflite.
-      image_size: Side of the input square in pixels, if not the checkpoint's.
-    """
-    from .export.litert import export_litert
-
-    print(export_litert(weights, out, image_size=image_size).to_text())
-    print(f"wrote {out}/encoder.tflite, decoder.tflite")
-
-
-@app.command(name="stablehlo")
-def stablehlo(
-    weights: Source,
-    *,
-    out: Path,
-    platforms: str = "cpu,cuda,tpu",
-    function: Literal["segment", "encode", "decode"] = "segment",
-    image_size: Size = None,
-) -> None:
-    """A function with its weights as a jax.export artifact, for any number of images; loading it needs only JAX.
-
-    Args:
-      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
-      out: The file to write.
-      platforms: What it is to run on, of cpu, cuda, rocm and tpu, joined by commas.
-      function: Images and prompts to masks; or a half of that, images to embeddings, or embeddings and prompts to
-        masks.
-      image_size: Side of the input square in pixels, if not the checkpoint's.
-    """
-    from .export.stablehlo import export_stablehlo
-
-    names = [name.strip() for name in platforms.split(",") if name.strip()]
-    report = export_stablehlo(weights, out, platforms=names, function=function, image_size=image_size)
-    print(report.to_text())
-    if "cpu" not in names:
-        print("compared on the CPU: the same function, lowered for cpu as well")
-    print(f"wrote {out}: {function} for {', '.join(names)}, {out.stat().st_size / 1e6:.1f} MB")
+for command in EXPORTS:
+    app.command(command)
 
 
 def main(args: Sequence[str] | None = None, prog: str = "convert") -> None:
