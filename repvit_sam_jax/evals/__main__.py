@@ -7,15 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import tyro
 
-from .. import data as inputs
-from .. import load
 from ..terminal import errors_in_one_line
-from . import baselines, protocols
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..data import ExampleConfig
 
 app = tyro.extras.SubcommandApp()
 
@@ -46,6 +47,10 @@ def prompts(
       limit: Photos, the first ones.
       as_json: Print JSON.
     """
+    from .. import load
+    from ..data import ExampleConfig
+    from . import baselines, protocols
+
     if masks < 1:
         raise ValueError(f"masks must be at least 1, got {masks}")
     if weights is None:
@@ -53,7 +58,7 @@ def prompts(
     else:
         model, params = load(weights, image_size=image_size)
         size = model.config.image_size
-    config = inputs.ExampleConfig(size, masks)
+    config = ExampleConfig(size, masks)
     batches = _read(data, config, limit)
     settings = baselines.tune(_read(tune, config, limit) if tune else batches, size)
     found: dict[str, Any] = dict(baselines.evaluate_baselines(batches, size, settings, points=POINTS))
@@ -67,13 +72,15 @@ def prompts(
     print(json.dumps(result) if as_json else _table(result))
 
 
-def _read(given: Sequence[str], config: inputs.ExampleConfig, limit: int) -> list[dict[str, np.ndarray]]:
+def _read(given: Sequence[str], config: ExampleConfig, limit: int) -> list[dict[str, np.ndarray]]:
+    from ..data import one_pass, open_source
+
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
-    source = inputs.open_source(given)
+    source = open_source(given)
     limit = min(limit, len(source))
     count = min(8, limit)
-    batches = list(itertools.islice(inputs.one_pass(source, config, count), -(-limit // count)))
+    batches = list(itertools.islice(one_pass(source, config, count), -(-limit // count)))
     batches[-1] = {name: values[: (limit - 1) % count + 1] for name, values in batches[-1].items()}
     return batches
 
