@@ -140,7 +140,13 @@ def test_module_and_help():
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["--help"], 0), (["segment", "--help"], 0), (["segment"], 2), (["segment", "photo.png"], 1)],
+    [
+        (["--help"], 0),
+        *(([name, "--help"], 0) for name in ("segment", "convert", "export", "train", "eval")),
+        (["segment"], 2),
+        (["segment", "photo.png"], 1),
+        (["segments"], 2),
+    ],
 )
 def test_help_and_mistakes_answer_without_jax(arguments, code):
     """None of the packages that take long to import is touched."""
