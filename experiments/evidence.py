@@ -15,12 +15,21 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from repvit_sam_jax import config
 from train.export import export
 from train.log import SCORE, TrainingError
 from train.loop import Inputs, train
 from train.recipe import Losses, Optimizer, Prompting, Recipe, get_recipe
 
 TEACHER, STUDENT = "small", "mini"
+
+_DECODER = config.MaskDecoderConfig(embed_dim=64, num_heads=4, mlp_dim=256, iou_head_hidden_dim=64)
+for _name, _channels, _depths in (
+    (TEACHER, (24, 48, 96, 192), (1, 1, 4, 1)),
+    (STUDENT, (12, 24, 48, 96), (1, 1, 2, 1)),
+):
+    _encoder = config.RepViTConfig(_channels, _depths)
+    config.MODELS[_name] = config.SamConfig(_name, _encoder, _DECODER, image_size=128)
 
 KINDS = (*SCORE, "centre_oracle")
 """The kinds of prompts in the table; no run here learns from masks as prompts, which `points3` needs."""

@@ -228,7 +228,6 @@ _ENCODERS = {
 }
 
 _TINY_DECODER = MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8)
-_SMALL_DECODER = MaskDecoderConfig(embed_dim=64, num_heads=4, mlp_dim=256, iou_head_hidden_dim=64)
 _DEMO_DECODER = MaskDecoderConfig(embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128)
 _TINY_REPVIT = RepViTConfig(channels=(8, 16, 24, 32), depths=(3, 2, 5, 2))
 
@@ -242,8 +241,6 @@ PRESETS: dict[str, SamConfig] = {
         SamConfig("sam_vit_h", ViTConfig(1280, 32, 16, (7, 15, 23, 31))),
         SamConfig("mobile_sam", TinyViTConfig((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7))),
         SamConfig("demo", RepViTConfig((32, 64, 128, 256), (1, 1, 6, 1)), _DEMO_DECODER, image_size=512),
-        SamConfig("small", RepViTConfig((24, 48, 96, 192), (1, 1, 4, 1)), _SMALL_DECODER, image_size=128),
-        SamConfig("mini", RepViTConfig((12, 24, 48, 96), (1, 1, 2, 1)), _SMALL_DECODER, image_size=128),
         SamConfig("tiny", _TINY_REPVIT, _TINY_DECODER, image_size=128),
         SamConfig(
             "tiny_vit_sam",
@@ -260,8 +257,7 @@ PRESETS: dict[str, SamConfig] = {
     )
 }
 """The segmenters. `repvit_sam` is the published model (RepViT-M2.3); `demo` is small, and its weights come along.
-`small` and `mini` are teacher and student of the experiment in docs/distillation.md, which two CPU cores can train; the
-tiny ones, one a family, are for tests."""
+The tiny ones, one a family, are for tests."""
 
 
 def _classifiers(name: str, backbone: RepViTConfig, **kwargs: Any) -> Iterator[ClassifierConfig]:
