@@ -39,8 +39,8 @@ def snap_to_edges(logits: Float[Array, "b p m h w"], images: Float[Array, "b s s
 
     Mean-field inference of a conditional random field, unrolled as in CRF-RNN (arXiv 1502.03240), with small windows as
     in ConvCRF (1805.04777): four steps of x = logits / 4 + 5 (mean of tanh(x / 4) over the neighbours), weighted by
-    exp(-squared distance of colours), of which 20 of 255 levels are 1. Masks of `demo` on 24 photos of BSDS500 go from a
-    mean IoU of 62.0 to 62.6 for boxes, and of 47.0 to 48.3 for the best of three masks for a point.
+    exp(-squared distance of colours), of which 20 of 255 levels are 1. Masks of `demo` on 24 photos of BSDS500 go from
+    a mean IoU of 62.0 to 62.6 for boxes, and of 47.0 to 48.3 for the best of three masks for a point.
 
     Args:
       logits: `low_res_masks` of `Sam.decode`, [B, P, M, S/4, S/4].
