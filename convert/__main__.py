@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from repvit_sam_jax.config import Form, get_model_config
-from repvit_sam_jax.terminal import errors_in_one_line
+from repvit_sam_jax.terminal import run_commands
 
 from .export.__main__ import EXPORTS, EXTRAS
 
@@ -148,9 +148,7 @@ for command in EXPORTS:
 
 def main(args: Sequence[str] | None = None, prog: str = "convert") -> None:
     """Entry point of `convert`, with its arguments or those of the process."""
-    given = sys.argv[1:] if args is None else list(args)
-    with errors_in_one_line(EXTRAS.get(given[0]) if given else None):
-        app.cli(args=given, prog=prog, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    run_commands(app, args, prog, __doc__, EXTRAS)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from repvit_sam_jax.terminal import errors_in_one_line
+from repvit_sam_jax.terminal import run_commands
 
 app = tyro.extras.SubcommandApp()
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -68,9 +67,7 @@ def curve(out: Folder, runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) 
 
 def main(args: Sequence[str] | None = None, prog: str = "experiments") -> None:
     """Entry point, with its arguments or those of the process."""
-    given = sys.argv[1:] if args is None else list(args)
-    with errors_in_one_line():
-        app.cli(args=given, prog=prog, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    run_commands(app, args, prog, __doc__)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 EXTRAS = {
     **dict.fromkeys(("torch", "pooch", "requests"), "convert"),
@@ -33,6 +34,24 @@ def errors_in_one_line(extra: str | None = None) -> Iterator[None]:
         _end(missing([package], extra or EXTRAS[package]), error)
     except (ValueError, OSError, RuntimeError) as error:
         _end(str(error), error)
+
+
+def run_commands(
+    app: Any,
+    args: Sequence[str] | None,
+    prog: str,
+    description: str | None,
+    extras: Mapping[str, str] | None = None,
+) -> None:
+    """Run a command of a `tyro.extras.SubcommandApp`, with its arguments or those of the process.
+
+    `extras` are those of commands that need more than one package, by name.
+    """
+    import tyro
+
+    given = sys.argv[1:] if args is None else list(args)
+    with errors_in_one_line((extras or {}).get(given[0]) if given else None):
+        app.cli(args=given, prog=prog, description=description, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def require(*packages: str, extra: str = "export") -> None:

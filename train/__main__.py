@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from repvit_sam_jax.config import Dtype
-from repvit_sam_jax.terminal import errors_in_one_line
+from repvit_sam_jax.terminal import run_commands
 
 app = tyro.extras.SubcommandApp()
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -249,9 +249,7 @@ def recipes() -> None:
 
 def main(args: Sequence[str] | None = None, prog: str = "train") -> None:
     """Entry point of `train`, with its arguments or those of the process."""
-    given = sys.argv[1:] if args is None else list(args)
-    with errors_in_one_line():
-        app.cli(args=given, prog=prog, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    run_commands(app, args, prog, __doc__)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from repvit_sam_jax.terminal import errors_in_one_line
+from repvit_sam_jax.terminal import run_commands
 
 Source = Annotated[Path, tyro.conf.Positional]
 Size = Annotated[int | None, tyro.conf.arg(aliases=["--resolution"])]  # its name in version 0.1
@@ -108,12 +107,10 @@ EXPORTS = (onnx, coreml, litert, stablehlo)
 
 def main(args: Sequence[str] | None = None, prog: str = "export") -> None:
     """Entry point of `export`, with its arguments or those of the process."""
-    given = sys.argv[1:] if args is None else list(args)
     app = tyro.extras.SubcommandApp()
     for command in EXPORTS:
         app.command(command)
-    with errors_in_one_line(EXTRAS.get(given[0]) if given else None):
-        app.cli(args=given, prog=prog, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    run_commands(app, args, prog, __doc__, EXTRAS)
 
 
 if __name__ == "__main__":

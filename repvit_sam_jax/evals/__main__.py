@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..terminal import errors_in_one_line
+from ..terminal import run_commands
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,9 +97,7 @@ def _table(result: dict[str, Any]) -> str:
 
 def main(args: Sequence[str] | None = None, prog: str = "eval") -> None:
     """Entry point of `eval`, with its arguments or those of the process."""
-    given = sys.argv[1:] if args is None else list(args)
-    with errors_in_one_line():
-        app.cli(args=given, prog=prog, description=__doc__, config=(tyro.conf.FlagCreatePairsOff,))
+    run_commands(app, args, prog, __doc__)
 
 
 if __name__ == "__main__":
