@@ -22,13 +22,13 @@ from repvit_sam_jax.terminal import errors_in_one_line
 from . import report
 from .harness import Candidate, environment, timed
 
-What = Literal["encoder", "decoder", "everything", "startup", "tpu-cost", "models", "input", "all"]
+Suite = Literal["encoder", "decoder", "everything", "startup", "tpu-cost", "models", "input", "all"]
 
 
 def measure(
-    what: Annotated[What, tyro.conf.Positional] = "all",
-    data: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    suites: Annotated[tuple[Suite, ...], tyro.conf.Positional] = ("all",),
     *,
+    data: tuple[Path, ...] = (),
     preset: str = "repvit_sam",
     image_size: int | None = None,
     batch: tuple[int, ...] = (1,),
@@ -41,9 +41,9 @@ def measure(
     """Time the models on synthetic weights; the results are compared, and a wrong one ends the run.
 
     Args:
-      what: "everything" is the automatic mask generator, "startup" what comes before the first result, "tpu-cost" an
-        estimate by the TPU compiler, and "models" a table of the published segmenters, which needs 15 GB of memory and
-        a quarter of an hour; "input" is that of training. The last two are not among "all".
+      suites: What to measure. "everything" is the automatic mask generator, "startup" what comes before the first
+        result, "tpu-cost" an estimate by the TPU compiler, "models" a table of the published segmenters, which needs 15
+        GB of memory and a quarter of an hour, and "input" that of training. The last two are not among "all".
       data: For "input", photos as `repvit-sam train index` takes them.
       preset: The model.
       image_size: Input side in pixels, if not the preset's.
@@ -56,14 +56,14 @@ def measure(
     """
     if as_json and markdown:
         raise ValueError("give --json or --markdown, not both")
-    if bool(data) != (what == "input"):
-        raise ValueError("input needs photos, python -m benchmarks input DATA, and nothing else takes any")
+    if bool(data) != ("input" in suites):
+        raise ValueError("input needs photos, python -m benchmarks input --data DATA, and nothing else takes any")
     for name, value in {"batch": min(batch), "prompts": min(prompts), "points": points, "rounds": rounds}.items():
         if value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
     config = get_config(preset, image_size)
     sections: dict[str, Any] = {}
-    for name, measure in _sections(what, data, config, batch, prompts, points, rounds).items():
+    for name, measure in _sections(suites, data, config, batch, prompts, points, rounds).items():
         print(f"{name} ...", file=sys.stderr, flush=True)
         sections[name] = measure()
     result = {"environment": environment(), "preset": preset, "image_size": config.image_size, "sections": sections}
@@ -74,7 +74,7 @@ def measure(
 
 
 def _sections(
-    what: What,
+    suites: Sequence[Suite],
     data: tuple[Path, ...],
     config: SamConfig,
     batch: tuple[int, ...],
@@ -87,31 +87,34 @@ def _sections(
 
     from . import everything, models, startup, tpu_cost
 
-    if what == "input":
+    found: dict[str, Callable[[], dict[str, Any]]] = {}
+    if "input" in suites:
         from .input import input_pipeline
 
         run = lambda n: functools.partial(input_pipeline, data, config.image_size, n, rounds)
-        return {f"input of training, batch {n}": run(n) for n in batch}
-    if what == "models":
-        return {"models": lambda: models.table(image_size=config.image_size, rounds=rounds)}
+        found |= {f"input of training, batch {n}": run(n) for n in batch}
+    if "models" in suites:
+        found["models"] = lambda: models.table(image_size=config.image_size, rounds=rounds)
+    chosen = {"encoder", "decoder", "everything", "startup", "tpu-cost"} if "all" in suites else set(suites)
+    if not chosen - {"input", "models"}:
+        return found
     model, params = Sam(config), models.deploy_params(config)
     embedding = functools.cache(lambda: np.asarray(models.encode(model, params, _images(config, 1))))
-    found: dict[str, Callable[[], dict[str, Any]]] = {}
-    if what in ("encoder", "all"):
+    if "encoder" in chosen:
         for n in batch:
             found[f"encoder, batch {n}"] = functools.partial(_encoders, config, params, n, rounds)
-    if what in ("decoder", "all"):
+    if "decoder" in chosen:
         for n in prompts:
             title = f"decoder, {n} point prompt{'s' if n > 1 else ''}"
             found[title] = functools.partial(_decoders, model, params, embedding, n, rounds)
-    if what in ("everything", "all"):
+    if "everything" in chosen:
         title = f"automatic mask generation, {points} x {points} points"
         found[title] = functools.partial(everything.everything, config, params, points, min(rounds, 2))
-    if what in ("startup", "all"):
+    if "startup" in chosen:
         found["start-up"] = functools.partial(startup.startup, config, params, rounds)
-    if what == "all" and not tpu.LIBTPU.exists():
+    if "all" in suites and not tpu.LIBTPU.exists():
         print(f"no estimate for TPUs: no libtpu at {tpu.LIBTPU}", file=sys.stderr)
-    elif what in ("tpu-cost", "all"):
+    elif "tpu-cost" in chosen:
         for chip in tpu.CHIPS:
             found[f"estimate for a TPU {chip}"] = functools.partial(tpu_cost.tpu_cost, config, chip)
     return found

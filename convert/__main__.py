@@ -67,7 +67,7 @@ def parity(
     image_size: int | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Compare the JAX model with PyTorch stage by stage; exit code 1 past tolerance.
+    """Compare the JAX model with PyTorch layer by layer; exit code 1 past tolerance.
 
     Args:
       source: A PyTorch checkpoint, a .safetensors file of this library, or demo.

@@ -1,4 +1,4 @@
-"""Does the JAX model compute what the PyTorch model computes? A table, a row a stage.
+"""Does the JAX model compute what the PyTorch model computes? A table, a row an intermediate result.
 
 Both models run on the same image and prompts. The JAX activations come out of `Sam.encode`, `Sam.decode` and
 `Classifier.classify` themselves, in training and in deploy form; the PyTorch ones from hooks on the twin, which loads
@@ -87,12 +87,12 @@ def _compare_classifiers(
     config: ClassifierConfig, twin: RepViTClassifier, forms: Mapping[Form, Params], image: np.ndarray
 ) -> Report:
     images = classifier.preprocess(image, config.image_size)
-    expected = _twin_stages(twin, images)
+    expected = _twin_intermediates(twin, images)
     classify = jax.jit(Classifier.classify_with_intermediates, static_argnums=0)
     rows = []
     for name, params in forms.items():
         _, intermediates = classify(Classifier(config, name), params, images)
-        rows += _compare_stages(name, intermediates, expected, encoder_tolerance(config.backbone))
+        rows += _compare_intermediates(name, intermediates, expected, encoder_tolerance(config.backbone))
     report = Report(config.name, tuple(rows), masks=())
     if report.passed:
         return report
@@ -109,7 +109,7 @@ def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, 
     rows, masks = [], []
     for name, params in forms.items():
         embedding, intermediates = encode(Sam(config, name), params, reference.images)
-        rows += _compare_stages(name, intermediates, reference.encoder, encoder_tolerance(config.image_encoder))
+        rows += _compare_intermediates(name, intermediates, reference.encoder, encoder_tolerance(config.image_encoder))
         masks += [_compare_masks(name, case, decode, embedding, reference) for case in reference.cases]
     rows += [row for case in reference.cases for row in _compare_decoder(case, decode, reference)]
     report = Report(config.name, tuple(rows), tuple(masks))
@@ -119,22 +119,22 @@ def _compare_segmenters(config: SamConfig, twin: TorchSam, forms: Mapping[Form, 
     return dataclasses.replace(report, noise=noise)
 
 
-def _compare_stages(
+def _compare_intermediates(
     form: Form, found: Mapping[str, Any], expected: Mapping[str, np.ndarray], tolerance: float
 ) -> list[Row]:
     return [compare(form, name, np.asarray(found[name]), value, tolerance) for name, value in expected.items()]
 
 
 Encoder = RepViTClassifier | RepViTEncoder | ViTEncoder | TinyViTEncoder
-"""The twins that say by which of their submodules the stages are computed."""
+"""The twins that say by which of their submodules the intermediates are computed."""
 
 
-def _twin_stages(encoder: Encoder, images: np.ndarray) -> dict[str, np.ndarray]:
-    """What the twin's stages compute, channels last."""
-    stages = encoder.stages()
-    with _Recording(encoder, {name: module for name, (module, _) in stages.items()}) as recorded:
+def _twin_intermediates(encoder: Encoder, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The twin's intermediates, channels last."""
+    submodules = encoder.intermediates()
+    with _Recording(encoder, {name: module for name, (module, _) in submodules.items()}) as recorded:
         encoder(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
-    return {name: (y.permute(0, 2, 3, 1) if stages[name][1] else y).numpy() for name, y in recorded.items()}
+    return {name: (y.permute(0, 2, 3, 1) if submodules[name][1] else y).numpy() for name, y in recorded.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,18 +176,18 @@ def cases(size: tuple[int, int], image_size: int) -> list[Case]:
 
 
 class _Reference:
-    """What the twin computes on the image: stages of the encoder, and per case stages of the decoder and masks."""
+    """What the twin computes on the image: intermediates of the encoder, and per case the decoder's and masks."""
 
     def __init__(self, twin: TorchSam, image: np.ndarray):
         self.config = config = twin.config
         self.size, self.images = image.shape[:2], transforms.preprocess(image, config.image_size)
         self.cases = cases(self.size, config.image_size)
-        self.encoder = _twin_stages(twin.image_encoder, self.images)
+        self.encoder = _twin_intermediates(twin.image_encoder, self.images)
         self.embedding = self.encoder["embedding"]
         embedding = torch.from_numpy(self.embedding).permute(0, 3, 1, 2)
         self.decoder: dict[str, dict[str, np.ndarray]] = {}
         for case in self.cases:
-            with _Recording(twin, _decoder_stages(config)) as recorded:
+            with _Recording(twin, _decoder_intermediates(config)) as recorded:
                 masks, iou = twin.decode(embedding, **self._arguments(case))
             tokens, dense = recorded.pop("prompt")
             decoded = {"prompt_tokens": tokens[None], "dense_prompt": (embedding + dense).permute(0, 2, 3, 1)[None]}
@@ -223,11 +223,11 @@ class _Recording:
     def __enter__(self) -> dict[str, Any]:
         recorded: dict[str, Any] = {}
 
-        def hook(stage: str) -> Callable[..., None]:
-            return lambda _module, _inputs, output: recorded.__setitem__(stage, output)
+        def hook(name: str) -> Callable[..., None]:
+            return lambda _module, _inputs, output: recorded.__setitem__(name, output)
 
-        for stage, name in self._names.items():
-            self._handles.append(self._module.get_submodule(name).register_forward_hook(hook(stage)))
+        for name, submodule in self._names.items():
+            self._handles.append(self._module.get_submodule(submodule).register_forward_hook(hook(name)))
         return recorded
 
     def __exit__(self, *_: object) -> None:
@@ -235,15 +235,15 @@ class _Recording:
             handle.remove()
 
 
-def _decoder_stages(config: SamConfig) -> dict[str, str]:
+def _decoder_intermediates(config: SamConfig) -> dict[str, str]:
     layers = {f"transformer.{i}": f"mask_decoder.transformer.layers.{i}" for i in range(config.mask_decoder.depth)}
     return {"prompt": "prompt_encoder", **layers, "transformer.final": "mask_decoder.transformer.norm_final_attn"}
 
 
-def _float32_noise(encoder: Encoder, images: np.ndarray, stage: str, float32: np.ndarray) -> float:
-    """How far a stage of the twin in float32 is from the same in float64."""
+def _float32_noise(encoder: Encoder, images: np.ndarray, name: str, float32: np.ndarray) -> float:
+    """How far an intermediate of the twin in float32 is from the same in float64."""
     with torch.no_grad():
-        exact = _twin_stages(encoder.double(), images.astype(np.float64))[stage]
+        exact = _twin_intermediates(encoder.double(), images.astype(np.float64))[name]
     return compare("both", "noise", float32, exact, 0.0).relative
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from repvit_sam_jax.config import EncoderConfig, RepViTConfig
 
 DEEP_TOLERANCE = 5e-5
-"""Relative RMS of RepViT-M2.3's stages: its float32 is 0.7-1.9e-5 from its float64 already, a wrong epsilon 4e-5."""
+"""Relative RMS of RepViT-M2.3's intermediates: its float32 is 0.7-1.9e-5 from its float64, a wrong epsilon 4e-5."""
 ENCODER_TOLERANCE = 1e-5
-"""Relative RMS of the stages of all other encoders and classifiers."""
+"""Relative RMS of the intermediates of all other encoders and classifiers."""
 DECODER_TOLERANCE = 1e-5
 """Relative RMS, from an identical embedding."""
 FLIP_TOLERANCE = 1e-5
@@ -20,24 +20,24 @@ FLIP_TOLERANCE = 1e-5
 
 
 def encoder_tolerance(config: EncoderConfig) -> float:
-    """The bar of an encoder's stages and embedding."""
+    """The bar of an encoder's intermediates and embedding."""
     deep = isinstance(config, RepViTConfig) and sum(config.depths) > 50
     return DEEP_TOLERANCE if deep else ENCODER_TOLERANCE
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One compared stage. `passed` is False also for NaN."""
+    """One compared intermediate. `passed` is False also for NaN."""
 
     form: str
-    stage: str
+    name: str
     max_absolute: float
     relative: float
     """Root mean square of the difference over the reference's standard deviation (over 1 for predicted IoUs)."""
     cosine: float
     tolerance: float
     case: str = ""
-    """The prompt, for a stage of the decoder."""
+    """The prompt, for those of the decoder."""
 
     @property
     def passed(self) -> bool:
@@ -88,25 +88,25 @@ class Report:
             "preset": self.preset,
             "passed": self.passed,
             "pytorch_float32_against_float64": self.noise,
-            "stages": [plain(row) for row in self.rows],
+            "intermediates": [plain(row) for row in self.rows],
             "masks": [plain(row) for row in self.masks],
         }
 
     def to_text(self) -> str:
-        """The tables, as Markdown; a stage of the decoder is shown for the prompt where it differs most."""
+        """The tables, as Markdown; one of the decoder is shown for the prompt where it differs most."""
         lines = [
-            "| form | stage | max abs | relative | cosine | tolerance | |",
+            "| form | intermediate | max abs | relative | cosine | tolerance | |",
             "|---|---|---:|---:|---:|---:|---|",
         ]
         worst: dict[tuple[str, str], Row] = {}
         for row in self.rows:
-            shown = worst.setdefault((row.form, row.stage), row)
+            shown = worst.setdefault((row.form, row.name), row)
             if not row.relative <= shown.relative:
-                worst[row.form, row.stage] = row
+                worst[row.form, row.name] = row
         for row in worst.values():
-            stage = f"{row.stage} ({row.case})" if row.case else row.stage
+            name = f"{row.name} ({row.case})" if row.case else row.name
             numbers = f"{row.max_absolute:.2e} | {row.relative:.2e} | {row.cosine:.9f} | {row.tolerance:.0e}"
-            lines.append(f"| {row.form} | {stage} | {numbers} | {_verdict(row.passed)} |")
+            lines.append(f"| {row.form} | {name} | {numbers} | {_verdict(row.passed)} |")
         if self.masks:
             lines += ["", "| form | prompt | mask IoU | flipped pixels | tolerance | |", "|---|---|---:|---:|---:|---|"]
         for mask in self.masks:
@@ -129,7 +129,7 @@ def _verdict(passed: bool) -> str:
 
 def compare(
     form: str,
-    stage: str,
+    name: str,
     found: np.ndarray,
     reference: np.ndarray,
     tolerance: float,
@@ -144,9 +144,9 @@ def compare(
       ValueError: the shapes differ.
     """
     if found.shape != reference.shape:
-        raise ValueError(f"{stage}: shape {found.shape} in JAX, {reference.shape} in PyTorch")
+        raise ValueError(f"{name}: shape {found.shape} in JAX, {reference.shape} in PyTorch")
     a, b = np.asarray(found, np.float64).ravel(), np.asarray(reference, np.float64).ravel()
     difference = a - b
     relative = np.sqrt(np.mean(difference**2)) / (b.std() if scale is None else scale)
     cosine = a @ b / np.sqrt((a @ a) * (b @ b))
-    return Row(form, stage, float(np.abs(difference).max()), float(relative), float(cosine), tolerance, case)
+    return Row(form, name, float(np.abs(difference).max()), float(relative), float(cosine), tolerance, case)

@@ -72,7 +72,7 @@ def main(weights: Path = Path("weights"), out: Path = Path("demo")) -> bool:
         print(f"\n1. convert the demonstration model to PyTorch: {checkpoint}")
         to_torch(model_file, checkpoint)
 
-    print("\n2. parity of JAX with PyTorch on a photo, stage by stage\n")
+    print("\n2. parity of JAX with PyTorch on a photo, layer by layer\n")
     report = parity(checkpoint, photos["coffee"])
     print(report.to_text())
 

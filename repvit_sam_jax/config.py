@@ -101,12 +101,13 @@ class TinyViTConfig:
     """Attention heads of each stage; the first has none and its number is not used."""
     window_sizes: tuple[int, ...]
     """Side of each stage's windows, in tokens; the first is not used."""
-    expansion: int = 4
-    """Hidden channels over input channels in the MBConv blocks."""
-    mlp_ratio: int = 4
     num_classes: int = 1000
     """Classes of the head, which the published checkpoint carries along and nothing uses."""
     family: Literal["tiny_vit"] = "tiny_vit"
+
+    expansion = 4
+    """Hidden channels over input channels in the MBConv blocks."""
+    mlp_ratio = 4
 
 
 EncoderConfig = RepViTConfig | ViTConfig | TinyViTConfig
@@ -121,16 +122,13 @@ class MaskDecoderConfig:
     depth: int = 2
     num_heads: int = 8
     mlp_dim: int = 2048
-    attention_downsample_rate: int = 2
-    num_multimask_outputs: int = 3
-    iou_head_depth: int = 3
     iou_head_hidden_dim: int = 256
     mask_in_channels: int = 16
 
-    @property
-    def num_mask_tokens(self) -> int:
-        """The single mask's and those of the multimask output."""
-        return self.num_multimask_outputs + 1
+    attention_downsample_rate = 2
+    iou_head_depth = 3
+    num_mask_tokens = 4
+    """The single mask's and those of the multimask output."""
 
 
 def _plain(size: Any) -> Any:
@@ -193,8 +191,24 @@ class ClassifierConfig:
 ModelConfig = SamConfig | ClassifierConfig
 
 
-_FORMER = {"drawing_channels": 0, "crf_channels": 0}
-"""Fields of a mask decoder in files of 0.1, and the value with which a model is SAM and can still be read."""
+_FORMER = {
+    "mask_decoder": {
+        "drawing_channels": 0,
+        "crf_channels": 0,
+        "attention_downsample_rate": 2,
+        "num_multimask_outputs": 3,
+        "iou_head_depth": 3,
+    },
+    "tiny_vit": {"expansion": 4, "mlp_ratio": 4},
+}
+"""Fields in files of 0.1, by part or family, and the only value of each with which this version can read them."""
+
+
+def _without_former(values: dict[str, Any], part: str) -> dict[str, Any]:
+    former = _FORMER.get(part, {})
+    if extended := {name: values[name] for name, value in former.items() if values.get(name, value) != value}:
+        raise ValueError(f"{part} has {extended}, which only version 0.1 could run")
+    return {name: value for name, value in values.items() if name not in former}
 
 
 def config_from_dict(values: dict[str, Any]) -> ModelConfig:
@@ -204,12 +218,10 @@ def config_from_dict(values: dict[str, Any]) -> ModelConfig:
       ValueError: a field is missing or unknown, or the model has a part that this version no longer has.
     """
     try:
-        decoder = dict(values.get("mask_decoder", {}))
-        extended = {name: value for name, sam in _FORMER.items() if (value := decoder.pop(name, sam)) != sam}
-        if extended:
-            raise ValueError(f"mask_decoder has {extended}: an extension of SAM that only version 0.1 could run")
+        decoder = _without_former(values.get("mask_decoder", {}), "mask_decoder")
         trunk = "backbone" if "backbone" in values else "image_encoder"
-        encoder: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values[trunk].items()}
+        given = _without_former(values[trunk], values[trunk]["family"])
+        encoder: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         rest = {**values, trunk: _FAMILIES[encoder["family"]](**encoder)}
         if trunk == "backbone":
             return ClassifierConfig(**rest)
@@ -229,7 +241,6 @@ _ENCODERS = {
 
 _TINY_DECODER = MaskDecoderConfig(embed_dim=32, num_heads=2, mlp_dim=64, iou_head_hidden_dim=32, mask_in_channels=8)
 _DEMO_DECODER = MaskDecoderConfig(embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128)
-_TINY_REPVIT = RepViTConfig(channels=(8, 16, 24, 32), depths=(3, 2, 5, 2))
 
 PRESETS: dict[str, SamConfig] = {
     config.name: config
@@ -241,37 +252,20 @@ PRESETS: dict[str, SamConfig] = {
         SamConfig("sam_vit_h", ViTConfig(1280, 32, 16, (7, 15, 23, 31))),
         SamConfig("mobile_sam", TinyViTConfig((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7))),
         SamConfig("demo", RepViTConfig((32, 64, 128, 256), (1, 1, 6, 1)), _DEMO_DECODER, image_size=512),
-        SamConfig("tiny", _TINY_REPVIT, _TINY_DECODER, image_size=128),
-        SamConfig(
-            "tiny_vit_sam",
-            ViTConfig(32, 4, 2, (1, 3), window_size=3, grid_size=8, mlp_ratio=2),
-            _TINY_DECODER,
-            image_size=128,
-        ),
-        SamConfig(
-            "tiny_mobile_sam",
-            TinyViTConfig((8, 16, 24, 32), (2, 2, 3, 2), (1, 2, 3, 4), (3, 3, 5, 3), num_classes=10),
-            _TINY_DECODER,
-            image_size=128,
-        ),
+        SamConfig("tiny", RepViTConfig((8, 16, 24, 32), (3, 2, 5, 2)), _TINY_DECODER, image_size=128),
     )
 }
-"""The segmenters. `repvit_sam` is the published model (RepViT-M2.3); `demo` is small, and its weights come along.
-The tiny ones, one a family, are for tests."""
-
-
-def _classifiers(name: str, backbone: RepViTConfig, **kwargs: Any) -> Iterator[ClassifierConfig]:
-    backbone = dataclasses.replace(backbone, last_stride=2)
-    yield ClassifierConfig(name, backbone, distilled=False, **kwargs)
-    yield ClassifierConfig(f"{name}_distill", backbone, distilled=True, **kwargs)
-
+"""The segmenters. `repvit_sam` is the published model (RepViT-M2.3); `demo` is small, and its weights come along;
+`tiny` is what the recipe `smoke` trains, and has none."""
 
 CLASSIFIERS: dict[str, ClassifierConfig] = {
-    config.name: config
+    (name := f"repvit_{variant}{heads}"): ClassifierConfig(
+        name, dataclasses.replace(encoder, last_stride=2), distilled=bool(heads)
+    )
     for variant, encoder in _ENCODERS.items()
-    for config in _classifiers(f"repvit_{variant}", encoder)
-} | {config.name: config for config in _classifiers("tiny_repvit", _TINY_REPVIT, num_classes=10, image_size=64)}
-"""RepViT's ImageNet classifiers, with one head and with two, as published; the tiny ones are for tests."""
+    for heads in ("", "_distill")
+}
+"""RepViT's ImageNet classifiers, with one head and with two, as published."""
 
 MODELS: dict[str, ModelConfig] = {**PRESETS, **CLASSIFIERS}
 """All of them."""

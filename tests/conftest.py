@@ -25,9 +25,11 @@ import pytest
 
 from repvit_sam_jax import PRESETS, Sam
 from repvit_sam_jax.weights import checkpoint, loading, reparam
+from tests.helpers import models
 from tests.helpers.models import random_params
 
 jax.config.update("jax_default_matmul_precision", "highest")
+models.register()
 
 GROUPS = ("models", "export", "train", "use", "tpu", "mutants")
 """Groups of slow tests: `make test-slow GROUP=export` runs those marked `slow(group="export")`."""

@@ -83,9 +83,9 @@ def add_point(
 ) -> Prompts:
     """The prompts and one more point each, drawn where the two masks disagree.
 
-    The point is foreground if the target holds it, else background. Where the masks agree everywhere, or the prompt
-    was all padding, it is padding. Pixels beyond the photo are to be False in both masks. EdgeSAM adds no point where
-    fewer than ten pixels differ.
+    The point is foreground if the target holds it, otherwise background. Where the masks agree everywhere, or the
+    prompt was all padding, it is padding. Pixels beyond the photo are to be False in both masks. EdgeSAM adds no point
+    where fewer than ten pixels differ.
 
     Raises:
       ValueError: the masks differ in shape.

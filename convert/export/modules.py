@@ -30,7 +30,7 @@ class Encoder(nn.Module):
     padding: Tensor
 
     def __init__(self, twin: Sam, normalise: bool = False):
-        """`normalise`: the images are pixels 0..255, padded with `PADDING`; else what `transforms.preprocess` gives."""
+        """`normalise`: images are pixels 0..255 with `PADDING`; otherwise what `transforms.preprocess` gives."""
         super().__init__()
         self.image_encoder, self.normalise = twin.image_encoder, normalise
         self.global_attention = twin.config.image_encoder.family == "vit"

@@ -215,7 +215,7 @@ def gate(report: Report) -> Report:
     failed = [row for row in compared if not row.passed]
     figure = lambda row: row.relative if isinstance(row, Row) else row.flipped
     worst = max(failed, key=lambda row: np.nan_to_num(figure(row) / row.tolerance, nan=np.inf))
-    name = worst.stage if isinstance(worst, Row) else "flipped mask pixels"
+    name = worst.name if isinstance(worst, Row) else "flipped mask pixels"
     case = f" ({worst.case})" if worst.case else ""
     raise ExportError(
         f"{report.preset} in {worst.form} is past tolerance in {len(failed)} comparisons and was not written: "

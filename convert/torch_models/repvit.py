@@ -87,8 +87,8 @@ class RepViT(nn.Module):
         stem = nn.Sequential(ConvBN(3, width // 2, 3, 2), nn.GELU(), ConvBN(width // 2, width, 3, 2))
         self.features = nn.ModuleList([stem, *(RepViTBlock(block) for block in config.blocks())])
 
-    def stages(self) -> dict[str, tuple[str, bool]]:
-        """Name of a stage in JAX -> the submodule that computes it, and whether its output is channels first."""
+    def intermediates(self) -> dict[str, tuple[str, bool]]:
+        """Intermediate in JAX -> the submodule that computes it, and whether its output is channels first."""
         blocks = {f"blocks.{i}": (f"features.{i}", True) for i in range(1, len(self.features))}
         return {"stem": ("features.0", True), **blocks}
 
@@ -106,8 +106,8 @@ class RepViTEncoder(RepViT):
         super().__init__(config)
         self.neck = neck(config.channels[-1], out_channels)
 
-    def stages(self) -> dict[str, tuple[str, bool]]:
-        return {**super().stages(), "neck": ("neck.1", True), "embedding": ("neck.3", True)}
+    def intermediates(self) -> dict[str, tuple[str, bool]]:
+        return {**super().intermediates(), "neck": ("neck.1", True), "embedding": ("neck.3", True)}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.neck(self.extract(images))
@@ -162,8 +162,8 @@ class RepViTClassifier(RepViT):
         self.config = config
         self.classifier = Heads(config.backbone.channels[-1], config.num_classes, config.distilled)
 
-    def stages(self) -> dict[str, tuple[str, bool]]:
-        return {**super().stages(), "logits": ("classifier", False)}
+    def intermediates(self) -> dict[str, tuple[str, bool]]:
+        return {**super().intermediates(), "logits": ("classifier", False)}
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.extract(x).mean((2, 3)))

@@ -135,8 +135,8 @@ class TinyViTEncoder(nn.Module):
         self.head = nn.Linear(config.channels[-1], config.num_classes)
         self.neck = neck(config.channels[-1], out_channels)
 
-    def stages(self) -> dict[str, tuple[str, bool]]:
-        """Name of a stage in JAX -> the submodule that computes it, and whether its output is channels first."""
+    def intermediates(self) -> dict[str, tuple[str, bool]]:
+        """Intermediate in JAX -> the submodule that computes it, and whether its output is channels first."""
         names = ["stem"]
         for name, module in self.layers.named_modules():
             if isinstance(module, MBConv | TinyViTBlock | PatchMerging):

@@ -85,8 +85,8 @@ class ViTEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(config, window) for window in windows)
         self.neck = neck(config.embed_dim, out_channels)
 
-    def stages(self) -> dict[str, tuple[str, bool]]:
-        """Name of a stage in JAX -> the submodule that computes it, and whether its output is channels first."""
+    def intermediates(self) -> dict[str, tuple[str, bool]]:
+        """Intermediate in JAX -> the submodule that computes it, and whether its output is channels first."""
         blocks = {f"blocks.{i}": (f"blocks.{i}", False) for i in range(len(self.blocks))}
         return {"stem": ("patch_embed", False), **blocks, "neck": ("neck.1", True), "embedding": ("neck.3", True)}
 

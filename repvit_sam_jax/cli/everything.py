@@ -57,8 +57,8 @@ def everything(
 
     from ..files import write_atomically
     from ..inference.mask_generator import SamAutomaticMaskGenerator
-    from ..inference.masks import counts_to_coco, counts_to_mask
     from ..inference.overlay import draw_masks
+    from ..inference.rle import counts_to_coco, counts_to_mask
     from ..transforms import load_image
 
     use_compile_cache(compile_cache)

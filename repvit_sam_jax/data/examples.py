@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .. import transforms
-from ..inference.masks import Counts
+from ..inference import rle
+from ..inference.rle import Counts
 from . import masks
 from .sources import Record
 
@@ -101,7 +102,7 @@ def blank_example(config: ExampleConfig) -> Example:
 def read_annotations(text: bytes | None, size: tuple[int, int]) -> list[Counts]:
     """The masks of a record, empty ones left out, as lengths of runs.
 
-    `inference.masks.counts_to_mask` makes bitmaps of them.
+    `inference.rle.counts_to_mask` makes bitmaps of them.
 
     Args:
       text: as in `Record.annotations`.
@@ -117,19 +118,19 @@ def read_annotations(text: bytes | None, size: tuple[int, int]) -> list[Counts]:
         about = content["image"]
         if (about["height"], about["width"]) != size:
             raise ValueError(f"annotations of a photo of {about['height']} x {about['width']} pixels, not {size}")
-        found = [masks.read_segmentation(item["segmentation"], size) for item in content["annotations"]]
+        found = [rle.read_segmentation(item["segmentation"], size) for item in content["annotations"]]
     except (KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         raise ValueError(f"damaged annotations: {type(error).__name__}: {error}") from error
-    if not any(map(masks.area, found)):
+    if not any(map(rle.area, found)):
         raise NoMasksError("annotations without masks")
-    return [counts for counts in found if masks.area(counts)]
+    return [counts for counts in found if rle.area(counts)]
 
 
 def _choose(
     found: list[Counts], size: tuple[int, int], config: ExampleConfig, flip: bool, rng: np.random.Generator | None
 ) -> Example:
     """The arrays of up to K masks."""
-    areas = np.array([masks.area(counts) for counts in found], np.float32)
+    areas = np.array([rle.area(counts) for counts in found], np.float32)
     order = np.arange(len(found))
     if rng is not None:  # the first of exponential arrivals at these rates: weighted, without replacement
         order = np.argsort(rng.exponential(size=len(found)) * areas**config.area_exponent)
@@ -149,7 +150,7 @@ def _choose(
     example = _no_masks(limit, config.image_size)
     example["valid"][: len(chosen)] = True
     for place, i in enumerate(chosen):
-        x1, y1, x2, y2 = masks.box(found[i], size[0])
+        x1, y1, x2, y2 = rle.box(found[i], size[0])
         box = np.array((size[1] - 1 - x2, y1, size[1] - 1 - x1, y2) if flip else (x1, y1, x2, y2))
         example["boxes"][place] = transforms.apply_boxes(box, size, config.image_size)
         example["masks"][place] = low_res.get(i, False)

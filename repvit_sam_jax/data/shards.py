@@ -19,7 +19,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..files import is_taken, write_atomically
-from ..inference.masks import counts_to_coco, mask_to_counts
+from ..inference.masks import box_of
+from ..inference.rle import counts_to_coco, mask_to_counts
 from .synthetic.scenes import View, render
 
 SHARD_SIZE = 1000
@@ -128,12 +129,12 @@ def pack(
     height, width = image.shape[:2]
     annotations = []
     for i, (mask, score) in enumerate(zip(masks, scores or [1.0] * len(masks), strict=True)):
-        counts, (x1, y1, x2, y2) = mask_to_counts(mask)
+        x1, y1, x2, y2 = box_of(mask)  # type: ignore[misc]
         y, x = np.nonzero(mask)
         annotations.append(
             {
                 "id": i,
-                "segmentation": counts_to_coco(counts, (height, width)),
+                "segmentation": counts_to_coco(mask_to_counts(mask), (height, width)),
                 "area": len(x),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],  # as SAM's generator has it, without the last pixels
                 "predicted_iou": score,

@@ -45,11 +45,11 @@ def evaluate(
       `centre`: the pixel of the annotated mask that is farthest from the mask's complement, in Euclidean distance; of
         the three masks the one with the highest predicted IoU. `centre_oracle` is the best of the three instead.
       `points3`, or others of `points`: the centre, whose mask is `centre`'s, then one more point at a time: the pixel
-        of the error region that is farthest from the region's boundary, foreground if the mask lacks it, else
-        background. False negatives and false positives are regions of their own, and the centre is that of the region
-        with the largest inscribed circle, which need not be the one of the largest area. Each time the mask is the
-        decoder's single one, and the logits of the mask before are a prompt beside the points. That points are farthest
-        from the boundary, and that logits are passed on, is in SAM's paper (arXiv 2304.02643, appendices D.1 and A);
+        of the error region that is farthest from the region's boundary, foreground if the mask lacks it,
+        otherwise background. False negatives and false positives are regions of their own, and the centre is that of
+        the region with the largest inscribed circle, which need not be the one of the largest area. Each time the mask
+        is the decoder's single one, and the logits of the mask before are a prompt beside the points. That points are
+        farthest from the boundary, and that logits are passed on, is in SAM's paper (2304.02643, appendices D.1 and A);
         the two kinds of regions are RITM's (2102.06583), whose practice SAM follows. Deliberate differences: RITM's
         code takes background where the two circles are equal, here it is foreground; and it never takes a pixel twice.
 
@@ -228,9 +228,9 @@ class Clicks:
 def _segment(
     model: Sam, params: Params, batch: PromptBatch, points: Sequence[int], clicks: Clicks | None = None
 ) -> tuple[dict[str, Bool[np.ndarray, "b k m h w"]], Clicks]:
-    """The masks for each kind of prompt, three for the oracle and else one, and the points.
+    """The masks for each kind of prompt, three for the oracle and otherwise one, and the points.
 
-    The points are another segmenter's if given, else they follow this one's errors.
+    The points are another segmenter's if given, otherwise they follow this one's errors.
     """
     embeddings = encode_pixels(model, params, batch.images, batch.sizes)
 

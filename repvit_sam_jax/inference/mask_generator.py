@@ -22,7 +22,7 @@ from .. import transforms
 from ..models.model import Params
 from ..models.prompt_encoder import Prompts
 from ..models.sam import Sam
-from . import masks
+from . import masks, rle
 from .backends import ENCODE_BATCH, JaxBackend
 from .predictor import SamPredictor
 from .prompts import bucket
@@ -270,24 +270,24 @@ class SamAutomaticMaskGenerator:
         cleaned, unchanged = [], []
         for mask in found:
             pixels, changed = masks.remove_small_regions(
-                masks.counts_to_mask(mask.counts, size), math.ceil(self.min_mask_region_area)
+                rle.counts_to_mask(mask.counts, size), math.ceil(self.min_mask_region_area)
             )
             if changed:
-                counts, box = masks.mask_to_counts(pixels)
-                mask = dataclasses.replace(mask, counts=counts, box=np.array(box))
+                box = np.array(masks.box_of(pixels) or (0, 0, 0, 0))
+                mask = dataclasses.replace(mask, counts=rle.mask_to_counts(pixels), box=box)
             cleaned.append(mask)
             unchanged.append(np.float32(not changed))  # of duplicates, one that was found as it is stays
         return _without_duplicates(cleaned, unchanged, max(self.box_nms_thresh, self.crop_nms_thresh))
 
     def _record(self, mask: _Found, size: tuple[int, int]) -> Record:
         encode = {
-            "binary_mask": masks.counts_to_mask,
-            "uncompressed_rle": masks.counts_to_rle,
-            "coco_rle": masks.counts_to_coco,
+            "binary_mask": rle.counts_to_mask,
+            "uncompressed_rle": rle.counts_to_rle,
+            "coco_rle": rle.counts_to_coco,
         }
         return {
             "segmentation": encode[self.output_mode](mask.counts, size),
-            "area": int(mask.counts[1::2].sum()),
+            "area": rle.area(mask.counts),
             "bbox": _xywh(mask.box),
             "predicted_iou": float(mask.predicted_iou),
             "point_coords": [mask.point.tolist()],
@@ -327,7 +327,7 @@ class _Found:
     box: Int[np.ndarray, "4"]
     """XYXY, the last pixels included."""
     crop_box: tuple[int, int, int, int]
-    counts: masks.Counts
+    counts: rle.Counts
 
 
 def _without_duplicates(found: list[_Found], scores: Sequence[np.float32], iou_threshold: float) -> list[_Found]:

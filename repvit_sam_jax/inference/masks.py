@@ -10,22 +10,21 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from pycocotools import mask as coco
 
 from .. import transforms
+from .rle import Counts
+from .rle import counts_to_coco as counts_to_coco  # and what follows: where version 0.1 had them
+from .rle import counts_to_mask as counts_to_mask
+from .rle import counts_to_rle as counts_to_rle
 
 CROP_EDGE_TOLERANCE = 20
 """Pixels within which a box counts as touching an edge of its crop or of the photo."""
 
 _STRIP = 32
 """Columns, or rows, that are upscaled at once: they stay in the cache, and BLAS starts no threads for them."""
-
-Counts = Int[np.ndarray, "n"]
-"""Lengths of runs of a mask in column-major order, outside and inside in turn, beginning with outside (COCO's RLE)."""
 
 
 def point_grid(points_per_side: int) -> Float[np.ndarray, "n 2"]:
@@ -188,30 +187,6 @@ def runs_to_counts(x: Int[np.ndarray, "n"], y: Int[np.ndarray, "n"], size: tuple
     bounds = np.delete(bounds, np.concatenate([2 * joined + 1, 2 * joined + 2]))
     counts = np.diff(bounds, prepend=0, append=size[0] * size[1])
     return (counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts).astype(np.int32)
-
-
-def mask_to_counts(mask: Bool[np.ndarray, "h w"]) -> tuple[Counts, list[int]]:
-    """Lengths of runs of a whole mask, and its box."""
-    columns = np.pad(mask.T, ((0, 0), (0, 1)))
-    runs = UpscaledMask(0, 0, columns, 0, 0).runs()
-    return runs_to_counts(*runs, mask.shape), runs_to_box(*runs)
-
-
-def counts_to_mask(counts: Counts, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The mask of `size` (height, width) with these lengths of runs."""
-    inside = np.arange(len(counts)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(inside, counts).reshape(size[1], size[0]).T)
-
-
-def counts_to_rle(counts: Counts, size: tuple[int, int]) -> dict[str, Any]:
-    """COCO's uncompressed RLE: `size` [height, width] and `counts`, a list."""
-    return {"size": [int(side) for side in size], "counts": [int(count) for count in counts]}
-
-
-def counts_to_coco(counts: Counts, size: tuple[int, int]) -> dict[str, Any]:
-    """COCO's compressed RLE, `counts` as a string that JSON can hold; `pycocotools.mask.decode` reads it."""
-    encoded = coco.frPyObjects(counts_to_rle(counts, size), *size)
-    return {"size": [int(side) for side in size], "counts": encoded["counts"].decode()}
 
 
 def near_crop_edge(

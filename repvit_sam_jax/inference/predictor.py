@@ -183,7 +183,7 @@ class SamPredictor:
           point_labels: [N], [P, N] or P arrays: 1 foreground, 0 background.
           box: [4] or [1, 4], XYXY in pixels; [P, 4] for many. It may reach over the photo's edge.
           mask_input: low-res logits of an earlier prediction, [1, S/4, S/4]; [P, 1, S/4, S/4] for many.
-          multimask_output: three masks a prompt, for ambiguous prompts such as a single point; else one.
+          multimask_output: three masks a prompt, for ambiguous prompts such as a single point; otherwise one.
           return_logits: logits in place of boolean masks.
 
         Returns:

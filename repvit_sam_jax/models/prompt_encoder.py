@@ -115,7 +115,7 @@ class PromptEncoder(nnx.Module):
         self.mask_downscaling = MaskDownscaling(config.mask_in_channels, dim, dtype=dtype, rngs=rngs)
 
     def sparse(self, prompts: Prompts, image_size: int) -> tuple[Float[Array, "b p t c"], Bool[Array, "b p t"]]:
-        """Tokens of the points, of the box corners or else the not-a-point token, and which of them count."""
+        """Tokens of the points, of the box corners or otherwise the not-a-point token, and which of them count."""
         coords, labels, valid = self._points(prompts)
         placed = (valid & (labels != NOT_A_POINT))[..., None]
         position = jnp.where(placed, self.position(coords / image_size), 0.0)

@@ -76,7 +76,7 @@ def test_runtimes_of_the_exported_encoder(monkeypatch, largest):
         (["encoder", "--preset", "nope"], "unknown preset 'nope'"),
         (["encoder", "--preset", "tiny", "--rounds", "0"], "--rounds must be at least 1, got 0"),
         (["decoder", "--preset", "tiny", "--prompts", "1", "0"], "--prompts must be at least 1, got 0"),
-        (["input", "nowhere", "--preset", "tiny"], "nowhere"),
+        (["input", "--data", "nowhere", "--preset", "tiny"], "nowhere"),
     ],
 )
 def test_mistakes_are_one_line(capsys, arguments, message):
@@ -103,7 +103,7 @@ def test_a_mistake_in_a_process_of_its_own():
 def test_all_does_without_libtpu(monkeypatch, tmp_path, capsys):
     """What was measured before would be lost."""
     monkeypatch.setattr(tpu, "LIBTPU", tmp_path / "libtpu.so")
-    titles = list(command._sections("all", (), PRESETS["tiny"], (1,), (1,), 4, 1))
+    titles = list(command._sections(("all",), (), PRESETS["tiny"], (1,), (1,), 4, 1))
     assert len(titles) == 4
     assert not [title for title in titles if "TPU" in title]
     assert "no estimate for TPUs" in capsys.readouterr().err
@@ -117,11 +117,12 @@ def test_a_runtime_that_is_missing_is_named(monkeypatch, capsys):
 
 def test_all_measures_every_part_but_the_table_of_models():
     given = ((), PRESETS["tiny"], (1, 2), (1, 64), 32, 5)
-    whole = list(command._sections("all", *given))
-    parts = [title for what in get_args(command.What)[:-3] for title in command._sections(what, *given)]
-    assert whole == parts
+    whole = list(command._sections(("all",), *given))
+    suites = get_args(command.Suite)[:-3]
+    assert whole == [title for suite in suites for title in command._sections((suite,), *given)]
+    assert whole == list(command._sections(suites[::-1], *given))
     assert whole[:4] == ["encoder, batch 1", "encoder, batch 2", "decoder, 1 point prompt", "decoder, 64 point prompts"]
-    assert get_args(command.What)[-3:] == ("models", "input", "all")
+    assert get_args(command.Suite)[-3:] == ("models", "input", "all")
 
 
 @pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow(group="use"))])
@@ -135,14 +136,14 @@ def test_input_of_training(tmp_path, monkeypatch, capsys, processes):
 
     monkeypatch.setattr(input, "batches", batches)
     write_shards(tmp_path / "scenes", 3, size=64)
-    command.main(["input", str(tmp_path / "scenes"), *TINY, "--batch", "2", "--rounds", "1"])
+    command.main(["input", "--data", str(tmp_path / "scenes"), *TINY, "--batch", "2", "--rounds", "1"])
     (section,) = json.loads(capsys.readouterr().out)["sections"].values()
     names = [row[""] for row in section["table"]]
     assert {"1 thread", "2 threads", "1 process", "2 processes"} < set(names)
     assert names[-1].endswith(", to a device")
     assert {(1, 0), (2, 0), (1, 1), (1, 2)} <= set(asked)
     assert section["notes"][-1] == "3 photos, 8 masks each, batch 2"
-    for arguments in (["input"], ["encoder", str(tmp_path)]):
+    for arguments in (["input"], ["encoder", "--data", str(tmp_path)]):
         with pytest.raises(SystemExit, match="1"):
             command.main([*arguments, *TINY])
         assert "input needs photos" in capsys.readouterr().err

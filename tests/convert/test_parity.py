@@ -60,10 +60,10 @@ def test_every_stage_is_compared_in_both_forms(report):
     }
     cases = {"point", "points", "box", "box_point", "points_mask"}
     for form in ("train", "deploy"):
-        assert {row.stage for row in report.rows if row.form == form} == encoder
+        assert {row.name for row in report.rows if row.form == form} == encoder
         assert {mask.case for mask in report.masks if mask.form == form} == cases
     # The decoder is the same in both forms.
-    assert {(row.stage, row.case) for row in report.rows if row.form == "both"} == {
+    assert {(row.name, row.case) for row in report.rows if row.form == "both"} == {
         (s, c) for s in decoder for c in cases
     }
 
@@ -200,7 +200,7 @@ def test_command_prints_the_table_and_json(source, monkeypatch, capsys):
     assert run_command(monkeypatch, "parity", source, "--json") == 0
     values = json.loads(capsys.readouterr().out)
     assert values["passed"] is True
-    assert {row["stage"] for row in values["stages"]} >= {"stem", "embedding", "low_res_masks"}
+    assert {row["name"] for row in values["intermediates"]} >= {"stem", "embedding", "low_res_masks"}
 
 
 def test_command_exits_with_1_past_tolerance(source, monkeypatch, capsys):

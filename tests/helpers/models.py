@@ -8,7 +8,39 @@ import jax
 import numpy as np
 
 from repvit_sam_jax import PRESETS, Prompts, Sam
+from repvit_sam_jax.config import CLASSIFIERS, MODELS, ClassifierConfig, SamConfig, TinyViTConfig, ViTConfig
 from repvit_sam_jax.weights import reparam
+
+_TINY = PRESETS["tiny"]
+TINY_SEGMENTERS = (
+    SamConfig(
+        "tiny_vit_sam",
+        ViTConfig(32, 4, 2, (1, 3), window_size=3, grid_size=8, mlp_ratio=2),
+        _TINY.mask_decoder,
+        image_size=128,
+    ),
+    SamConfig(
+        "tiny_mobile_sam",
+        TinyViTConfig((8, 16, 24, 32), (2, 2, 3, 2), (1, 2, 3, 4), (3, 3, 5, 3), num_classes=10),
+        _TINY.mask_decoder,
+        image_size=128,
+    ),
+)
+TINY_CLASSIFIERS = tuple(
+    ClassifierConfig(
+        name, dataclasses.replace(_TINY.image_encoder, last_stride=2), distilled, num_classes=10, image_size=64
+    )
+    for name, distilled in (("tiny_repvit", False), ("tiny_repvit_distill", True))
+)
+"""One of each family beside `tiny`, and the classifiers: `register` makes presets of them."""
+
+
+def register() -> None:
+    """Let `get_config` and its like find them."""
+    for configs, table in ((TINY_SEGMENTERS, PRESETS), (TINY_CLASSIFIERS, CLASSIFIERS)):
+        table.update({config.name: config for config in configs})
+        MODELS.update(table)
+
 
 encode = jax.jit(Sam.encode, static_argnums=0)
 encode_with_intermediates = jax.jit(Sam.encode_with_intermediates, static_argnums=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from repvit_sam_jax.inference.masks import counts_to_coco, mask_to_counts
+from repvit_sam_jax.inference.rle import counts_to_coco, mask_to_counts
 
 
 def jpeg(image: np.ndarray) -> bytes:
@@ -20,7 +20,7 @@ def jpeg(image: np.ndarray) -> bytes:
 
 
 def annotation(mask: np.ndarray) -> dict:
-    return {"segmentation": counts_to_coco(mask_to_counts(mask)[0], mask.shape), "area": int(mask.sum())}
+    return {"segmentation": counts_to_coco(mask_to_counts(mask), mask.shape), "area": int(mask.sum())}
 
 
 def annotations(size: tuple[int, int], *masks: np.ndarray) -> bytes:
@@ -48,3 +48,9 @@ def photo_and_masks(number: int) -> tuple[np.ndarray, list[np.ndarray]]:
         mask[y : y + 20 - 3 * i, x : x + 18 - 2 * i] = True
         masks.append(mask)
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8), masks
+
+
+def smooth_mask(rng, size):
+    """A mask with regions and holes of several sizes."""
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 6), dtype=np.uint8))
+    return np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC)) > rng.integers(60, 200)

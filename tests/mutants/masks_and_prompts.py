@@ -57,11 +57,11 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_MASKS,
         old="int(y[1::2].max()) - 1]",
         new="int(y[1::2].max())]",
-        tests=("tests/repvit_sam_jax/inference/test_masks.py::test_runs_are_those_of_coco",),
+        tests=("tests/repvit_sam_jax/inference/test_masks.py::test_upscaled_masks_equal_the_two_resizes",),
     ),
     Mutant(
         name="runs-begin-inside",
-        file=_MASKS,
+        file="repvit_sam_jax/inference/rle.py",
         old="inside = np.arange(len(counts)) % 2 == 1",
         new="inside = np.arange(len(counts)) % 2 == 0",
         tests=("tests/repvit_sam_jax/inference/test_masks.py::test_runs_are_those_of_coco",),

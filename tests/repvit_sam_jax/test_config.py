@@ -133,9 +133,12 @@ def test_damaged_config_is_an_error():
 
 
 def test_files_of_version_0_1():
-    """Their decoders could have two extensions of SAM, which no published model had."""
-    values = dataclasses.asdict(PRESETS["tiny"])
-    decoder = {**values["mask_decoder"], "drawing_channels": 0, "crf_channels": 0}
-    assert config_from_dict({**values, "mask_decoder": decoder}) == PRESETS["tiny"]
-    with pytest.raises(ValueError, match=r"crf_channels': 8\}: an extension of SAM that only version 0.1 could run"):
+    """Their configs had fields that no published model varies, and two extensions of SAM."""
+    values = dataclasses.asdict(PRESETS["mobile_sam"])
+    decoder = {**values["mask_decoder"], "drawing_channels": 0, "crf_channels": 0, "num_multimask_outputs": 3}
+    encoder = {**values["image_encoder"], "expansion": 4}
+    assert config_from_dict({**values, "mask_decoder": decoder, "image_encoder": encoder}) == PRESETS["mobile_sam"]
+    with pytest.raises(ValueError, match=r"mask_decoder has \{'crf_channels': 8\}, which only version 0.1 could run"):
         config_from_dict({**values, "mask_decoder": {**decoder, "crf_channels": 8}})
+    with pytest.raises(ValueError, match=r"tiny_vit has \{'expansion': 6\}"):
+        config_from_dict({**values, "image_encoder": {**encoder, "expansion": 6}})

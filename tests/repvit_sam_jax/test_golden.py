@@ -47,7 +47,7 @@ def check(name: str, found: float, bound: float = ENCODER) -> None:
     assert found <= bound, name
 
 
-def compare_stages(model: Sam, params: dict, golden, image: np.ndarray) -> np.ndarray:
+def compare_intermediates(model: Sam, params: dict, golden, image: np.ndarray) -> np.ndarray:
     """Check every stage of the encoder; returns the embedding."""
     images = transforms.preprocess(image, model.config.image_size)
     embedding, intermediates = encode_with_intermediates(model, params, images)
@@ -109,7 +109,7 @@ def test_deploy_form(converted):
     config, forms = converted
     model, golden = Sam(config), read_golden(600, 900)
     predictor = SamPredictor(model, forms["deploy"])
-    embedding = compare_stages(model, forms["deploy"], golden, synthetic_image(600, 900))
+    embedding = compare_intermediates(model, forms["deploy"], golden, synthetic_image(600, 900))
     predictor.set_image_embedding(embedding, (600, 900))
     flips, _ = compare_masks(predictor, golden, ["point/multi", "point/single"])
     assert flips == 0
@@ -126,7 +126,7 @@ def test_every_image_in_both_forms(converted):
         for height, width in ((600, 900), (768, 1024), (1500, 2250)):
             print(f"\n{form} form, image {height} x {width}")
             image, golden = synthetic_image(height, width), read_golden(height, width)
-            embedding = compare_stages(model, forms[form], golden, image)
+            embedding = compare_intermediates(model, forms[form], golden, image)
             predictor.set_image(image)
             assert relative_rms(np.asarray(predictor.get_image_embedding()), embedding) < 1e-6
             names = [name.removesuffix("/low_res") for name in golden if name.endswith("/low_res")]

@@ -12,7 +12,7 @@ from PIL import Image
 from repvit_sam_jax import SamPredictor
 from repvit_sam_jax.data import ExampleConfig, make_example, open_source, read_annotations
 from repvit_sam_jax.evals.metrics import iou
-from repvit_sam_jax.inference.masks import counts_to_mask
+from repvit_sam_jax.inference.rle import counts_to_mask
 from train import __main__ as command
 from train import pseudo_labels as labels
 from train.teacher import load_teacher

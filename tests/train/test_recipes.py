@@ -136,7 +136,7 @@ def fits_together(recipe, teacher, *, cached):
 @pytest.mark.parametrize(("name", "cached"), [("repvit_sam_paper", True), ("edgesam_stage2", True), ("smoke", False)])
 def test_the_step_fits_together(name, cached):
     """At full size, with the published teacher."""
-    fits_together(recipes()[name], "tiny_vit_sam" if name == "smoke" else "sam_vit_h", cached=cached)
+    fits_together(recipes()[name], "tiny" if name == "smoke" else "sam_vit_h", cached=cached)
 
 
 def test_the_step_of_small_models_fits_together():

@@ -5,7 +5,7 @@ from ..recipe import Losses, Optimizer, Recipe
 smoke = Recipe(
     name="smoke",
     student="tiny",
-    teacher="random:tiny_vit_sam",
+    teacher="random:tiny",
     batch_size=8,
     steps=40,
     trained=("image_encoder", "mask_decoder"),

@@ -47,7 +47,7 @@ def coreml_folder(shallow, converted, tmp_path_factory):
         report = export_coreml(shallow, folder)
     assert report.passed
     assert {row.case for row in report.rows} >= {"point", "box, points", "points, mask"}
-    assert report.rows[-1].stage == "embedding, padded"
+    assert report.rows[-1].name == "embedding, padded"
     return folder
 
 
@@ -149,7 +149,7 @@ def test_unknown_operation_is_refused(coreml_folder, shallow, monkeypatch):
 def test_padding_colour_matters(coreml_folder, shallow, monkeypatch):
     monkeypatch.setattr(coreml, "PADDING", (0, 0, 0))
     report = coreml.check(read_source(shallow), coreml_folder, coreml.BARS["float16"])
-    assert [row.stage for row in report.rows if not row.passed] == ["embedding, padded"]
+    assert [row.name for row in report.rows if not row.passed] == ["embedding, padded"]
 
 
 @pytest.mark.slow(group="export")
@@ -205,7 +205,7 @@ def test_other_encoders(preset, tmp_path):
     write(tmp_path / "weights.pt", PRESETS[preset], seed=3)
     report = export_coreml(tmp_path / "weights.pt", tmp_path / "out")
     if preset == "tiny_vit_sam":  # 3.3e-2 if padding with whole numbers were not made 0 within
-        (padded,) = (row for row in report.rows if row.stage == "embedding, padded")
+        (padded,) = (row for row in report.rows if row.name == "embedding, padded")
         assert padded.relative < coreml.BARS["float16"].embedding
 
 

@@ -76,7 +76,7 @@ def test_a_half_of_more_weights_than_an_artifact_holds(shallow, tmp_path, monkey
         export_stablehlo(shallow, tmp_path / "whole")
     report = export_stablehlo(shallow, tmp_path / "half", function="decode", platforms=["cpu"])
     assert report.passed
-    assert {row.stage for row in report.rows} == {"low_res_masks", "iou_predictions"}
+    assert {row.name for row in report.rows} == {"low_res_masks", "iou_predictions"}
     assert [path.name for path in tmp_path.iterdir()] == ["half"]
 
 
@@ -91,7 +91,7 @@ def test_without_cpu_it_is_compared_all_the_same(shallow, other, tmp_path, monke
     serialize = stablehlo.serialize
     monkeypatch.setattr(stablehlo, "serialize", recording)
     report = export_(shallow, tmp_path / "half")
-    assert [row.stage for row in report.rows] == ["embedding"]
+    assert [row.name for row in report.rows] == ["embedding"]
     assert report.passed
     assert jax.export.deserialize(bytearray((tmp_path / "half").read_bytes())).platforms == ("tpu",)
     assert set(made) == {("tpu",), ("cpu", "tpu")}
@@ -123,4 +123,4 @@ def test_tiny(checkpoint, tmp_path, function):
     report = export_stablehlo(checkpoint, tmp_path / "out", function=function, **options)
     assert report.passed
     stages = {"encode": {"embedding"}, "decode": {"low_res_masks", "iou_predictions"}}
-    assert {row.stage for row in report.rows} == stages.get(function, set.union(*stages.values()))
+    assert {row.name for row in report.rows} == stages.get(function, set.union(*stages.values()))

@@ -199,7 +199,7 @@ print(json.dumps([events["cache_hits"], events["cache_misses"]]), file=sys.stder
     ids=["user", "environment", "empty environment", "flag", "no cache"],
 )
 def test_where_compiled_programs_are_kept(photo, monkeypatch, capsys, command, flag, of_jax, expected):
-    """In the folder that the flag says, else JAX's own variable, else in the user's cache."""
+    """In the folder that the flag says, otherwise JAX's own variable, otherwise in the user's cache."""
     monkeypatch.chdir(photo.parent)
     monkeypatch.setenv("XDG_CACHE_HOME", str(photo.parent / "user"))
     monkeypatch.delenv(CACHE) if of_jax is None else monkeypatch.setenv(CACHE, of_jax)

@@ -10,7 +10,7 @@ from PIL import Image
 from repvit_sam_jax import transforms
 from repvit_sam_jax.data import DamagedRecordError, ExampleConfig, Record, make_example, read_annotations
 from repvit_sam_jax.data.masks import to_low_res
-from repvit_sam_jax.inference.masks import counts_to_mask, mask_to_counts
+from repvit_sam_jax.inference.rle import counts_to_mask, mask_to_counts
 from tests.helpers.photos import annotation, annotations, jpeg, photo_and_masks
 
 
@@ -64,7 +64,7 @@ def test_masks_boxes_and_areas():
         y, x = np.nonzero(mask)
         box = np.array([x.min(), y.min(), x.max(), y.max()])
         np.testing.assert_array_equal(found["boxes"][i], transforms.apply_boxes(box, mask.shape, 32))
-        np.testing.assert_array_equal(found["masks"][i], to_low_res(mask_to_counts(mask)[0], mask.shape, 32))
+        np.testing.assert_array_equal(found["masks"][i], to_low_res(mask_to_counts(mask), mask.shape, 32))
         assert found["areas"][i] == mask.sum()
     for name in ("masks", "boxes", "areas"):
         assert not found[name][5:].any()

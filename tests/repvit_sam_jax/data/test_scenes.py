@@ -14,7 +14,7 @@ from skimage import measure
 
 from repvit_sam_jax.data import ExampleConfig, make_example, open_source, read_annotations, shards
 from repvit_sam_jax.data.synthetic import scenes, shapes
-from repvit_sam_jax.inference.masks import counts_to_mask
+from repvit_sam_jax.inference.rle import counts_to_mask
 from train import __main__ as command
 
 SIZE = (96, 128)

@@ -18,7 +18,7 @@ from benchmarks.plain_generator import embed_with, plain_generate
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, Sam, SamAutomaticMaskGenerator
-from repvit_sam_jax.inference import backends, mask_generator, masks
+from repvit_sam_jax.inference import backends, mask_generator, rle
 from tests.helpers.models import random_params
 from tests.helpers.programs import recorded_compilations
 
@@ -287,7 +287,7 @@ def test_output_modes(make):
         compressed = coco.frPyObjects(b["segmentation"], 75, 110)
         assert compressed["counts"].decode() == c["segmentation"]["counts"]
         np.testing.assert_array_equal(
-            masks.counts_to_mask(np.array(b["segmentation"]["counts"]), (75, 110)), a["segmentation"]
+            rle.counts_to_mask(np.array(b["segmentation"]["counts"]), (75, 110)), a["segmentation"]
         )
         assert a["area"] == b["area"] == c["area"]
     json.dumps(modes)

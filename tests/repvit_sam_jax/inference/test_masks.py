@@ -6,7 +6,7 @@ from pycocotools import mask as coco
 from skimage import measure
 
 from repvit_sam_jax import transforms
-from repvit_sam_jax.inference import masks
+from repvit_sam_jax.inference import masks, rle
 
 SIZES = [(75, 110), (33, 128), (128, 128), (300, 90), (200, 333), (1, 40), (7, 5)]
 
@@ -38,7 +38,7 @@ def test_upscaled_masks_equal_the_two_resizes(rng, size, offset):
         np.testing.assert_array_equal(whole, expected)
         runs = found.runs()
         counts = masks.runs_to_counts(*runs, size)
-        np.testing.assert_array_equal(masks.counts_to_mask(counts, size), expected)
+        np.testing.assert_array_equal(rle.counts_to_mask(counts, size), expected)
         rows, columns = expected.nonzero()
         box = [columns.min(), rows.min(), columns.max(), rows.max()] if len(rows) else [0, 0, 0, 0]
         assert masks.runs_to_box(*runs) == box
@@ -55,17 +55,17 @@ def test_stability_score():
 @pytest.mark.parametrize("density", [0, 0.1, 0.5, 1])
 def test_runs_are_those_of_coco(rng, size, density):
     mask = np.ones(size, bool) if density == 1 else blob(rng, size, density)
-    counts, box = masks.mask_to_counts(mask)
+    counts, box = rle.mask_to_counts(mask), masks.box_of(mask)
     assert counts.sum() == mask.size
     assert counts[1::2].sum() == mask.sum()
     assert (counts[1:] > 0).all()
-    np.testing.assert_array_equal(masks.counts_to_mask(counts, size), mask)
-    encoded = masks.counts_to_coco(counts, size)
+    np.testing.assert_array_equal(rle.counts_to_mask(counts, size), mask)
+    encoded = rle.counts_to_coco(counts, size)
     expected = coco.encode(np.asfortranarray(mask, np.uint8))
     assert encoded == {"size": list(size), "counts": expected["counts"].decode()}
-    assert masks.counts_to_rle(counts, size) == {"size": list(size), "counts": counts.tolist()}
+    assert rle.counts_to_rle(counts, size) == {"size": list(size), "counts": counts.tolist()}
     rows, columns = mask.nonzero()
-    assert box == ([columns.min(), rows.min(), columns.max(), rows.max()] if len(rows) else [0, 0, 0, 0])
+    assert box == ((columns.min(), rows.min(), columns.max(), rows.max()) if len(rows) else None)
 
 
 def test_runs_of_a_part_moved_into_the_photo(rng):
@@ -76,7 +76,7 @@ def test_runs_of_a_part_moved_into_the_photo(rng):
         photo[top : top + 20, 9:21] = part
         x, y = masks.UpscaledMask(0, 0, np.pad(part.T, ((0, 0), (0, 1))), 0, 0).runs()
         counts = masks.runs_to_counts(x + 9, y + top, photo.shape)
-        np.testing.assert_array_equal(counts, masks.mask_to_counts(photo)[0])
+        np.testing.assert_array_equal(counts, rle.mask_to_counts(photo))
 
 
 def test_point_grid():

@@ -39,7 +39,7 @@ def test_parity_per_stage(tmp_path, name):
     write(tmp_path / "model.pt", CLASSIFIERS[name])
     report = parity(tmp_path / "model.pt")
     assert report.preset == name
-    assert {row.stage for row in report.rows} == {"stem", "logits", *(f"blocks.{i}" for i in range(1, 16))}
+    assert {row.name for row in report.rows} == {"stem", "logits", *(f"blocks.{i}" for i in range(1, 16))}
     assert {row.form for row in report.rows} == {"train", "deploy"}
     assert report.passed, report.to_text()
     assert "34 of 34" in report.to_text()
@@ -59,7 +59,7 @@ def test_a_wrong_head_fails_parity(tmp_path, monkeypatch):
     traced_anew = functools.wraps(method)(lambda *given, **options: method(*given, **options))
     monkeypatch.setattr(Classifier, "classify_with_intermediates", traced_anew)  # JAX knows functions by identity
     report = parity(tmp_path / "model.pt")
-    assert [(row.form, row.stage) for row in report.rows if not row.passed] == [("train", "logits")]
+    assert [(row.form, row.name) for row in report.rows if not row.passed] == [("train", "logits")]
     assert report.noise is not None
 
 

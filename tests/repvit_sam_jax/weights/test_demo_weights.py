@@ -11,7 +11,7 @@ from repvit_sam_jax import SamPredictor, load
 from repvit_sam_jax.data.synthetic import scenes
 from repvit_sam_jax.evals.metrics import iou
 from repvit_sam_jax.evals.protocols import farthest_pixel
-from repvit_sam_jax.inference.masks import mask_to_counts
+from repvit_sam_jax.inference.masks import box_of
 from repvit_sam_jax.inference.onnx import OnnxPredictor
 from repvit_sam_jax.models.prompt_encoder import TOP_LEFT
 from repvit_sam_jax.weights import loading
@@ -124,7 +124,7 @@ def ask(predictor, image, masks):
 
 def _ask(predictor, masks):
     wanted, masks = len(masks), [*masks, *masks[:1] * (TOGETHER - len(masks))]
-    boxes = [mask_to_counts(mask)[1] for mask in masks]
+    boxes = [box_of(mask) for mask in masks]
     nothing = [[]] * len(masks)
     from_boxes, _, _ = predictor.predict(nothing, nothing, np.array(boxes, float), multimask_output=False)
     centres = [[[x, y]] for _, x, y in map(farthest_pixel, masks)]

@@ -33,7 +33,7 @@ def test_parity_per_stage(tmp_path):
     write(tmp_path / "model.pt", TINY)
     report = parity(tmp_path / "model.pt")
     assert report.preset == "tiny_vit_sam"
-    assert {row.stage for row in report.rows if row.form == "deploy"} >= {"stem", "blocks.0", "blocks.3", "neck"}
+    assert {row.name for row in report.rows if row.form == "deploy"} >= {"stem", "blocks.0", "blocks.3", "neck"}
     assert {row.tolerance for row in report.rows} == {1e-5}
     assert report.passed, report.to_text()
 
@@ -43,7 +43,7 @@ def test_another_image_size_interpolates_positions(tmp_path):
     write(tmp_path / "model.pt", TINY)
     report = parity(tmp_path / "model.pt", image_size=160)
     assert report.preset == "tiny_vit_sam"
-    assert {row.stage for row in report.rows if row.form == "deploy"} >= {"stem", "blocks.0", "blocks.3", "neck"}
+    assert {row.name for row in report.rows if row.form == "deploy"} >= {"stem", "blocks.0", "blocks.3", "neck"}
     assert {row.tolerance for row in report.rows} == {1e-5}
     assert report.passed, report.to_text()
 
