@@ -131,6 +131,15 @@ class MaskDecoderConfig:
     """The single mask's and those of the multimask output."""
 
 
+@dataclass(frozen=True)
+class GeneratorDefaults:
+    """Thresholds of the automatic mask generator that suit a model; those of SAM unless given."""
+
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
+    stability_score_offset: float = 1.0
+
+
 def _plain(size: Any) -> Any:
     """Python's integer in place of NumPy's; anything else stays what it is."""
     return operator.index(size) if hasattr(size, "__index__") else size
@@ -146,6 +155,7 @@ class SamConfig:
     image_size: int = 1024
     """Side S of the square that images are resized and padded to, in pixels."""
     mask_threshold: float = 0.0
+    generator_defaults: GeneratorDefaults = GeneratorDefaults()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", _plain(self.image_size))
@@ -225,7 +235,8 @@ def config_from_dict(values: dict[str, Any]) -> ModelConfig:
         rest = {**values, trunk: _FAMILIES[encoder["family"]](**encoder)}
         if trunk == "backbone":
             return ClassifierConfig(**rest)
-        return SamConfig(**{**rest, "mask_decoder": MaskDecoderConfig(**decoder)})
+        defaults = GeneratorDefaults(**values.get("generator_defaults", {}))
+        return SamConfig(**{**rest, "mask_decoder": MaskDecoderConfig(**decoder), "generator_defaults": defaults})
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a model config of this library: {error}") from error
 
@@ -251,7 +262,13 @@ PRESETS: dict[str, SamConfig] = {
         SamConfig("sam_vit_l", ViTConfig(1024, 24, 16, (5, 11, 17, 23))),
         SamConfig("sam_vit_h", ViTConfig(1280, 32, 16, (7, 15, 23, 31))),
         SamConfig("mobile_sam", TinyViTConfig((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7))),
-        SamConfig("demo", RepViTConfig((32, 64, 128, 256), (1, 1, 6, 1)), _DEMO_DECODER, image_size=512),
+        SamConfig(
+            "demo",
+            RepViTConfig((32, 64, 128, 256), (1, 1, 6, 1)),
+            _DEMO_DECODER,
+            image_size=512,
+            generator_defaults=GeneratorDefaults(pred_iou_thresh=0.5, stability_score_thresh=0.7),
+        ),
         SamConfig("tiny", RepViTConfig((8, 16, 24, 32), (3, 2, 5, 2)), _TINY_DECODER, image_size=128),
     )
 }

@@ -7,7 +7,9 @@ padding at the bottom and right; masks through two bilinear resizes without alig
 
 from __future__ import annotations
 
+import contextlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -24,47 +26,127 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 
 
-def load_image(path: str | os.PathLike) -> UInt8[np.ndarray, "h w 3"]:
+MAX_PIXELS = 89_478_485
+"""Pixels from which on Pillow warns of decompression bombs: a photo has no more unless a caller allows it."""
+
+
+def load_image(
+    path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS, stretch: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
     """A photo file as RGB, the way a person sees it.
 
-    EXIF orientation is applied, grayscale and palettes become RGB, CMYK is converted, 16-bit grayscale is scaled to
-    8 bits, and an alpha channel is dropped (the colours stay as they are stored).
+    EXIF orientation is applied, grayscale and palettes become RGB, CMYK is converted, and an alpha channel is dropped
+    (the colours stay as they are stored). 16-bit grayscale is scaled to 8 bits: all of its range, which a warning says
+    is hardly used where that is so, or the part that is used.
+
+    Args:
+      path: of the file.
+      max_pixels: width times height at most, so that memory is bounded; masks have the photo's size, so that it can't
+        be read smaller.
+      stretch: whether the lowest and the highest value of 16-bit grayscale become 0 and 255.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is empty, truncated, or no image that Pillow reads.
+      ValueError: it is empty, truncated, too large, or no image that Pillow reads.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, not an image")
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}")
-    return decode_image(path, str(path))
+    return decode_image(path, str(path), max_pixels=max_pixels, stretch=stretch)
 
 
-def decode_image(file: Path | BinaryIO, name: str) -> UInt8[np.ndarray, "h w 3"]:
-    """As `load_image`, also from an open binary file; `name` is what an error calls it.
+def decode_image(
+    file: Path | BinaryIO | Image.Image, name: str, *, max_pixels: int = MAX_PIXELS, stretch: bool = False
+) -> UInt8[np.ndarray, "h w 3"]:
+    """As `load_image`, also from an open binary file or a Pillow image; `name` is what an error calls it.
 
     Raises:
-      ValueError: it is empty, truncated, or no image that Pillow reads.
+      ValueError: as `load_image`.
     """
     try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            sixteen_bits = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PPM")
-        if sixteen_bits:
-            image = Image.fromarray((np.asarray(image, np.uint16) / 257).round().astype(np.uint8))
-        elif image.mode == "P":
-            image = image.convert("RGBA")  # straight to RGB, Pillow warns of a palette with alpha
-        if image.mode not in ("I", "F"):
-            return np.array(image.convert("RGB"))
+        with contextlib.nullcontext(file) if isinstance(file, Image.Image) else Image.open(file) as opened:
+            width, height = opened.size
+            pixels = _to_rgb(opened, name, stretch) if width * height <= max_pixels else None
     except UnidentifiedImageError as error:
         raise ValueError(f"{name} is not an image that Pillow can read") from error
     except PermissionError:
         raise
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large: {error}") from error
+    except (_UnknownRangeError, Warning):
+        raise
     except Exception as error:  # Pillow's plugins raise many kinds on damaged pixels and tags
         raise ValueError(f"{name} is truncated or damaged: {error}") from error
-    raise ValueError(f"{name} has 32-bit pixels (mode {image.mode}), whose range is unknown; save it as 8-bit")
+    if pixels is None:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels, more than {max_pixels}; allow more with max_pixels, --max-pixels "
+            "of a command (about 12 bytes of memory each), or scale it down"
+        )
+    return pixels
+
+
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN_IS_WHITE = 0x112, 258, 262, 0
+"""Tags of EXIF and TIFF, and a value of the last one."""
+
+
+class _UnknownRangeError(ValueError):
+    """Pixels whose black and white nobody knows."""
+
+
+def _to_rgb(opened: Image.Image, name: str, stretch: bool) -> UInt8[np.ndarray, "h w 3"]:
+    tags = getattr(opened, "tag_v2", {})
+    is_16_bit = opened.mode.startswith("I;16") or (opened.mode == "I" and opened.format == "PPM")
+    if opened.mode in ("I", "F") and not is_16_bit:
+        raise _UnknownRangeError(
+            f"{name} has 32-bit pixels (mode {opened.mode}), whose range is unknown; save it as 8-bit"
+        )
+    image = opened
+    if opened.getexif().get(_ORIENTATION, 1) != 1:  # for others, Pillow would copy
+        image = ImageOps.exif_transpose(opened)
+    if is_16_bit:
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+        image = Image.fromarray(_to_8_bits(np.asarray(image, np.uint16), bits, name, stretch))
+        if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:  # which Pillow heeds at 8 bits alone
+            image = ImageOps.invert(image)
+    elif image.mode == "P":
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns of a palette with alpha
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _to_8_bits(values: np.ndarray, bits: int, name: str, stretch: bool) -> UInt8[np.ndarray, "h w"]:
+    low, high, white = int(values.min()), int(values.max()), 2**bits - 1
+    if stretch and high > low:
+        return ((values - low) * (255 / (high - low))).round().astype(np.uint8)
+    if 0 < high - low < white / 8:
+        warnings.warn(
+            f"{name} uses {low} to {high} of {bits}-bit gray, so it has hardly any contrast in 8 bits; "
+            "load_image(..., stretch=True) makes these black and white",
+            stacklevel=4,
+        )
+    return (values / (white / 255)).round().astype(np.uint8)
+
+
+def read_image(image: Any, is_bgr: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB pixels of what people hold: a path, a Pillow image, a NumPy array or what NumPy makes one of.
+
+    Args:
+      image: paths and Pillow images become RGB as by `load_image`; other arrays are taken as they are.
+      is_bgr: whether the channels of an array are to be reversed.
+
+    Raises:
+      FileNotFoundError: there is no file at a path.
+      ValueError: `load_image` can't read it, or it is no array of pixels.
+    """
+    if isinstance(image, str | os.PathLike):
+        return load_image(image)
+    if isinstance(image, Image.Image):
+        return decode_image(image, "the image")
+    if not isinstance(image, np.ndarray) and hasattr(image, "__array__"):
+        image = np.asarray(image)
+    check_image(image)
+    return image[..., ::-1] if is_bgr else image
 
 
 def check_image(image: np.ndarray) -> None:
@@ -217,6 +299,25 @@ def _bilinear_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np
     position = np.maximum(np.float64(scale) * (np.arange(new_size) + 0.5) - 0.5, 0).astype(np.float32)
     low = np.minimum(position.astype(np.int32), size - 1)
     return low, np.minimum(low + 1, size - 1), (position - low).astype(np.float32)
+
+
+def low_res_cover(masks: Bool[np.ndarray, "*batch h w"], image_size: int) -> Float[np.ndarray, "*batch s4 s4"]:
+    """The share of each pixel of the low-resolution frame that masks of a photo cover, exactly; 0 in the padding.
+
+    Args:
+      masks: in pixels of the photo.
+      image_size: S; a pixel of the result is 4 x 4 of the frame that the photo is scaled to.
+    """
+    size = masks.shape[-2:]
+    cover = masks
+    for axis, old, new in zip((-2, -1), size, resized_shape(size[0], size[1], image_size), strict=True):
+        edges = np.minimum(np.arange(image_size // 4 + 1) * 4 * old / new, old)
+        low = np.minimum(edges.astype(int), old - 1)
+        total = np.cumsum(cover, axis, dtype=np.float64)  # up to the end of each pixel
+        weight = (edges - low - 1).reshape((-1, 1) if axis == -2 else -1)
+        integral = total.take(low, axis) + weight * cover.take(low, axis)
+        cover = np.diff(integral, axis=axis) * (new / old / 4)
+    return cover
 
 
 def postprocess_masks(low_res_masks: AnyArray, original_size: tuple[int, int], image_size: int) -> AnyArray:

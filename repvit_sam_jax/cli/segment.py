@@ -16,8 +16,8 @@ from ..files import check_new_folder
 from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
 
 if TYPE_CHECKING:
-    from ..inference.photos import PhotoPrompt
     from ..inference.predictor import SamPredictor
+    from ..inference.prompts import Prompt
 
 
 def segment(
@@ -77,9 +77,10 @@ def segment(
     out = out or Path("masks" if is_folder else "mask.png")
     (_check_folders if is_folder else _check_pictures)(photo, out, overlay)
 
-    from ..inference.photos import PhotoPrompt, check_names, list_photos, read_prompts_file
+    from ..inference.photos import check_names, list_photos, read_prompts_file
+    from ..inference.prompts import Prompt
 
-    prompt = PhotoPrompt([p[:2] for p in points], [int(label) for label in labels], corners)
+    prompt = Prompt([p[:2] for p in points], [int(label) for label in labels], corners)
     if not is_folder:
         use_compile_cache(compile_cache)
         result = _segment_photo(photo, prompt, Weights(weights, runtime, dtype), out, overlay)
@@ -124,9 +125,7 @@ class Weights:
         return found if self.runtime == "jax" else {**found, "device": "cpu, ONNX Runtime"}
 
 
-def _segment_photo(
-    photo: Path, prompt: PhotoPrompt, weights: Weights, out: Path, overlay: Path | None
-) -> dict[str, Any]:
+def _segment_photo(photo: Path, prompt: Prompt, weights: Weights, out: Path, overlay: Path | None) -> dict[str, Any]:
     import jax
 
     from ..inference.photos import Segmented, best_mask
@@ -142,14 +141,12 @@ def _segment_photo(
         predictor.set_image(image)
         jax.block_until_ready(predictor.get_image_embedding())
     with Stopwatch(seconds, "decode"):
-        prediction = predictor.predict(*prompt.arguments, multimask_output=prompt.is_ambiguous)
+        prediction = predictor.predict(prompt.points, prompt.labels, prompt.box, multimask_output=prompt.is_ambiguous)
     found = _write(Segmented(photo, image, prompt, *best_mask(prediction)), out, overlay)
     return {**size_of(photo, image), **weights.setting(predictor), **found, "seconds": seconds}
 
 
-def _segment_folder(
-    prompts: dict[Path, PhotoPrompt], weights: Weights, out: Path, overlay: Path | None
-) -> dict[str, Any]:
+def _segment_folder(prompts: dict[Path, Prompt], weights: Weights, out: Path, overlay: Path | None) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..inference.photos import Failure, segment_photos

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
@@ -13,8 +12,9 @@ from jaxtyping import Array, Float, Int, UInt8
 from .. import transforms
 from ..config import Dtype, SamConfig
 from ..models.model import Params
+from ..models.prompt_encoder import Prompts
 from ..models.sam import Sam
-from .prompts import Prompt, bucket, pack
+from .prompts import bucket
 
 # Module-level, so that all predictors of one model share their compiled programs.
 _encode = jax.jit(Sam.encode, static_argnums=0)
@@ -45,8 +45,8 @@ class Backend(Protocol):
     def encode(self, images: Float[np.ndarray, "b s s 3"]) -> list[Any]:
         """An embedding for each image, of which there are `ENCODE_BATCH` at most."""
 
-    def decode(self, embedding: Any, prompts: Sequence[Prompt], multimask_output: bool) -> tuple[Any, Any]:
-        """Low-res masks [1, P, M, S/4, S/4] and predicted IoUs [1, P, M], with P at least the number of prompts."""
+    def decode(self, embedding: Any, prompts: Prompts, multimask_output: bool) -> tuple[Any, Any]:
+        """Low-res masks [1, P, M, S/4, S/4] and predicted IoUs [1, P, M], where P may exceed that of `prompts`."""
 
     def warmup(self, num_points: int, multimask_output: bool, num_images: int) -> None:
         """Compile what calls with so many points and images at once will need."""
@@ -65,17 +65,17 @@ class JaxBackend:
         return _split(_encode(self.model, self.params, np.pad(images, padding)))[: len(images)]
 
     def decode(
-        self, embedding: Float[Array, "1 h w c"], prompts: Sequence[Prompt], multimask_output: bool
+        self, embedding: Float[Array, "1 h w c"], prompts: Prompts, multimask_output: bool
     ) -> tuple[Float[Array, "1 p m h4 w4"], Float[Array, "1 p m"]]:
         """As `Backend.decode`."""
-        packed = pack(prompts, bucket(len(prompts)))
-        return _decode(self.model, self.params, embedding, packed, multimask_output)
+        return _decode(self.model, self.params, embedding, _padded(prompts), multimask_output)
 
     def warmup(self, num_points: int, multimask_output: bool, num_images: int) -> None:
         """As `Backend.warmup`; nothing is computed."""
         self.warmup_encoder(num_images)
-        packed = pack([Prompt(np.zeros((num_points, 2)), np.zeros(num_points, np.int32), None)], 1)
-        _decode.lower(self.model, self.params, self.no_embedding(), packed, multimask_output).compile()
+        shape = (1, 1, num_points)
+        prompts = Prompts(np.zeros((*shape, 2), np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool))
+        _decode.lower(self.model, self.params, self.no_embedding(), _padded(prompts), multimask_output).compile()
 
     def warmup_encoder(self, num_images: int) -> None:
         """Compile the encoder for so many images."""
@@ -90,3 +90,16 @@ class JaxBackend:
         """Zeros in the shape of an embedding."""
         side = self.config.embedding_size
         return np.zeros((1, side, side, self.config.mask_decoder.embed_dim), np.float32)
+
+
+def _padded(prompts: Prompts) -> Prompts:
+    """As many prompts, and points of each, as the next powers of two; what is added changes nothing."""
+    count, points = prompts.point_labels.shape[1:]
+    more = ((0, 0), (0, bucket(count) - count), (0, bucket(points, minimum=2) - points))
+    masks = prompts.masks
+    return Prompts(
+        np.pad(prompts.point_coords, (*more, (0, 0))),
+        np.pad(prompts.point_labels, more),
+        np.pad(prompts.point_valid, more),
+        masks=None if masks is None else np.pad(masks, (*more[:2], (0, 0), (0, 0))),
+    )

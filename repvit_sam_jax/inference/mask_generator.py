@@ -1,9 +1,9 @@
 """`SamAutomaticMaskGenerator`: masks of everything on a photo (facebookresearch/segment-anything), over `Sam`.
 
 The official class's arguments, filters and records. Deliberate differences: it takes `(model, params)`;
-`generate_batch` serves many images; crops and images are encoded several at once; prompts whose masks all fail the
-predicted-IoU filter are never turned into masks; a photo without any mask gives an empty list; invalid values
-are errors.
+thresholds that are not given are the model's own; `generate_batch` serves many images; crops and images are encoded
+several at once; prompts whose masks all fail the predicted-IoU filter are never turned into masks; a photo without any
+mask gives an empty list with crops too; boolean masks are in C order; invalid values are errors.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ from ..models.prompt_encoder import Prompts
 from ..models.sam import Sam
 from . import masks, rle
 from .backends import ENCODE_BATCH, JaxBackend
-from .predictor import SamPredictor
+from .predictor import EmbeddedImage, SamPredictor
 from .prompts import bucket
 
 # Module-level, so that all generators of one model share their compiled programs.
 _decode = jax.jit(Sam.decode, static_argnums=0)
 
 OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
+FILTERS = ("pred_iou_thresh", "stability_score_thresh", "edge of a crop", "box_nms_thresh", "crop_nms_thresh")
+"""Why a candidate is dropped."""
+
 Record = dict[str, Any]
 
 
@@ -47,11 +50,11 @@ class SamAutomaticMaskGenerator:
         self,
         model: Sam,
         params: Params,
-        points_per_side: int | None = 32,
+        points_per_side: int | tuple[int, int] | None = 32,
         points_per_batch: int = 64,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
-        stability_score_offset: float = 1.0,
+        pred_iou_thresh: float | None = None,
+        stability_score_thresh: float | None = None,
+        stability_score_offset: float | None = None,
         box_nms_thresh: float = 0.7,
         crop_n_layers: int = 0,
         crop_nms_thresh: float = 0.7,
@@ -61,12 +64,15 @@ class SamAutomaticMaskGenerator:
         min_mask_region_area: int = 0,
         output_mode: OutputMode = "binary_mask",
     ) -> None:
-        """SAM's arguments and defaults.
+        """SAM's arguments and defaults, but for thresholds, whose defaults are `model.config.generator_defaults`.
+
+        SAM's own are 0.88, 0.95 and 1.0, and so are those of all models but `demo`.
 
         Args:
           model: the segmenter.
           params: its params.
-          points_per_side: points along one side of the photo; None if there are `point_grids`.
+          points_per_side: points along each side of the photo, or along its width and its height; None if there are
+            `point_grids`.
           points_per_batch: points that are answered at once.
           pred_iou_thresh: masks must have a higher predicted IoU; 0 keeps all.
           stability_score_thresh: masks must be at least as stable; 0 keeps all.
@@ -86,44 +92,30 @@ class SamAutomaticMaskGenerator:
         """
         if output_mode not in get_args(OutputMode):
             raise ValueError(f"output_mode must be one of {', '.join(get_args(OutputMode))}, got {output_mode!r}")
-        least: dict[str, tuple[float, int]] = {
-            "points_per_batch": (points_per_batch, 1),
-            "crop_n_layers": (crop_n_layers, 0),
-        }
-        least |= {
-            "crop_n_points_downscale_factor": (crop_n_points_downscale_factor, 1),
-            "stability_score_offset": (stability_score_offset, 0),
-            "min_mask_region_area": (min_mask_region_area, 0),
-        }
-        least |= {"box_nms_thresh": (box_nms_thresh, 0), "crop_nms_thresh": (crop_nms_thresh, 0)}
-        for name, (value, minimum) in least.items():
-            if not value >= minimum:
-                raise ValueError(f"{name} must be at least {minimum}, got {value}")
-        whole = {"points_per_batch": points_per_batch, "crop_n_layers": crop_n_layers}
-        if points_per_side is not None:
-            whole["points_per_side"] = points_per_side
-        for name, value in whole.items():
-            if not math.isfinite(value) or value != int(value):
-                raise ValueError(f"{name} must be an integer, got {value}")
-        if math.isinf(min_mask_region_area):
-            raise ValueError(f"min_mask_region_area must be finite, got {min_mask_region_area}")
-        if math.isnan(pred_iou_thresh) or math.isnan(stability_score_thresh):
-            raise ValueError(f"thresholds must be numbers, got {pred_iou_thresh} and {stability_score_thresh}")
-        if not 0 <= crop_overlap_ratio < 1:
+        own = model.config.generator_defaults
+        self.points_per_batch = _count("points_per_batch", points_per_batch, least=1)
+        self.pred_iou_thresh = _number("pred_iou_thresh", _given(pred_iou_thresh, own.pred_iou_thresh), -math.inf)
+        self.stability_score_thresh = _number(
+            "stability_score_thresh", _given(stability_score_thresh, own.stability_score_thresh), -math.inf
+        )
+        self.stability_score_offset = _number(
+            "stability_score_offset", _given(stability_score_offset, own.stability_score_offset)
+        )
+        self.box_nms_thresh = _number("box_nms_thresh", box_nms_thresh)
+        self.crop_n_layers = _count("crop_n_layers", crop_n_layers)
+        self.crop_nms_thresh = _number("crop_nms_thresh", crop_nms_thresh)
+        self.crop_overlap_ratio = _number("crop_overlap_ratio", crop_overlap_ratio)
+        if self.crop_overlap_ratio >= 1:
             raise ValueError(f"crop_overlap_ratio must be at least 0 and below 1, got {crop_overlap_ratio}")
-        self.point_grids = _read_grids(points_per_side, point_grids, int(crop_n_layers), crop_n_points_downscale_factor)
+        factor = _number("crop_n_points_downscale_factor", crop_n_points_downscale_factor, least=1)
+        self.point_grids = _read_grids(points_per_side, point_grids, self.crop_n_layers, factor)
+        self.min_mask_region_area = _number("min_mask_region_area", min_mask_region_area)
+        if math.isinf(self.min_mask_region_area):
+            raise ValueError(f"min_mask_region_area must be finite, got {min_mask_region_area}")
+        self.output_mode = output_mode
+        self.dropped = dict.fromkeys(FILTERS, 0)
         self._backend = JaxBackend(model, params)
         self.predictor = SamPredictor.over(self._backend)
-        self.points_per_batch = int(points_per_batch)
-        self.pred_iou_thresh = pred_iou_thresh
-        self.stability_score_thresh = stability_score_thresh
-        self.stability_score_offset = stability_score_offset
-        self.box_nms_thresh = box_nms_thresh
-        self.crop_n_layers = int(crop_n_layers)
-        self.crop_nms_thresh = crop_nms_thresh
-        self.crop_overlap_ratio = crop_overlap_ratio
-        self.min_mask_region_area = min_mask_region_area
-        self.output_mode = output_mode
 
     @property
     def _least_iou(self) -> np.float32:
@@ -143,11 +135,11 @@ class SamAutomaticMaskGenerator:
             given = backend.model, backend.params, backend.no_embedding(), prompts
             _decode.lower(*given, iou_threshold=self._least_iou).compile()
 
-    def generate(self, image: UInt8[np.ndarray, "h w 3"]) -> list[Record]:
+    def generate(self, image: Any) -> list[Record]:
         """The masks of a photo.
 
         Args:
-          image: uint8 RGB [H, W, 3].
+          image: uint8 RGB [H, W, 3], or what else `SamPredictor.set_image` takes.
 
         Returns:
           A record for each mask, best predicted IoU first, or with crops those of the smallest crops first; with
@@ -155,21 +147,20 @@ class SamAutomaticMaskGenerator:
           `segmentation`: bool [H, W]; or COCO's RLE, {size, counts}, with a list or with a string of counts;
           `area` in pixels; `bbox`, XYWH in pixels, from the first to the last pixel; `predicted_iou`;
           `point_coords`, [[x, y]], the prompt in pixels of the photo; `stability_score`;
-          `crop_box`, XYWH, the crop that the mask was found in.
-          The list is empty if no mask passes the filters.
+          `crop_box`, XYWH, the crop that the mask was found in; floats if there are crops, as in SAM's records.
+          The list is empty if no mask passes the filters; the attribute `dropped` says how many candidates each of them
+          dropped. `predictor` then has the photo set.
 
         Raises:
           ValueError: the image is no uint8 RGB array, or too small for the crops.
         """
         return self.generate_batch([image])[0]
 
-    def generate_batch(
-        self, images: Sequence[UInt8[np.ndarray, "h w 3"]], progress: Callable[[int], Any] | None = None
-    ) -> list[list[Record]]:
+    def generate_batch(self, images: Sequence[Any], progress: Callable[[int], Any] | None = None) -> list[list[Record]]:
         """`generate` for several images of any sizes.
 
         Args:
-          images: uint8 RGB [H, W, 3] each.
+          images: each as `generate` takes it.
           progress: called with a number of points whenever they are answered; `count_points` is their sum.
 
         Raises:
@@ -177,27 +168,33 @@ class SamAutomaticMaskGenerator:
         """
         transforms.check_several(images, "generate")
         crops: list[_Crop] = []
+        pixels: list[UInt8[np.ndarray, "h w 3"]] = []
         for i, image in enumerate(images):
             try:
-                crops += self._crops(image, i)
-            except ValueError as error:
-                raise ValueError(f"image {i}: {error}" if len(images) > 1 else str(error)) from error
-        records = []
-        for i, group in itertools.groupby(self._embed(images, crops), key=lambda pair: pair[0].image):
-            found = [self._search(crop, embedding, progress) for crop, embedding in group]
-            records.append(self._finish(found, images[i].shape[:2]))
+                pixels.append(transforms.read_image(image))
+                crops += self._crops(pixels[i], i)
+            except (ValueError, OSError) as error:
+                raise type(error)(f"image {i}: {error}" if len(images) > 1 else str(error)) from error
+        self.dropped = dict.fromkeys(FILTERS, 0)
+        records, whole = [], []
+        for i, group in itertools.groupby(self._embed(pixels, crops), key=lambda pair: pair[0].image):
+            found = []
+            for crop, embedded in group:
+                whole += [embedded] if crop.layer == 0 else []
+                found.append(self._search(crop, embedded.embedding, progress))
+            records.append(self._finish(found, pixels[i].shape[:2]))
+        self.predictor.set_embedded(whole)
         return records
 
-    def count_points(self, image: UInt8[np.ndarray, "h w 3"]) -> int:
+    def count_points(self, image: Any) -> int:
         """Points that `generate` asks about, in all crops. Raises ValueError as `generate`."""
-        return sum(len(self.point_grids[crop.layer]) for crop in self._crops(image))
+        return sum(len(self.point_grids[crop.layer]) for crop in self._crops(transforms.read_image(image)))
 
     def _batch_size(self, grid: np.ndarray) -> int:
         """Points of a grid that are answered at once, padding included."""
         return min(self.points_per_batch, bucket(len(grid)))
 
     def _crops(self, image: np.ndarray, number: int = 0) -> list[_Crop]:
-        transforms.check_image(image)
         size = image.shape[:2]
         boxes = masks.crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
         crops = [_Crop(number, size, box, layer) for box, layer in boxes]
@@ -205,11 +202,11 @@ class SamAutomaticMaskGenerator:
             transforms.check_scalable(crop.cut(image), self._backend.config.image_size)
         return crops
 
-    def _embed(self, images: Sequence[np.ndarray], crops: Sequence[_Crop]) -> Iterator[tuple[_Crop, Array]]:
+    def _embed(self, images: Sequence[np.ndarray], crops: Sequence[_Crop]) -> Iterator[tuple[_Crop, EmbeddedImage]]:
         for start in range(0, len(crops), ENCODE_BATCH):
             group = crops[start : start + ENCODE_BATCH]
-            embeddings = self.predictor.embed([crop.cut(images[crop.image]) for crop in group])
-            yield from zip(group, embeddings, strict=True)
+            embedded = self.predictor.embed([crop.cut(images[crop.image]) for crop in group])
+            yield from zip(group, embedded, strict=True)
 
     def _search(
         self,
@@ -229,12 +226,13 @@ class SamAutomaticMaskGenerator:
             decoded = _decode(model, params, embedding, prompts, iou_threshold=self._least_iou)
             low_res, predicted = (np.asarray(x)[0] for x in decoded)
             iou = predicted[: len(points) - start]
+            self.dropped["pred_iou_thresh"] += int(np.count_nonzero(~(iou > self._least_iou)))
             for i, m in zip(*np.nonzero(iou > self._least_iou), strict=True):
                 mask = self._examine(crop, upscaler, low_res[i, m], iou[i, m], points[start + i])
                 found += [] if mask is None else [mask]
             if progress is not None:
                 progress(len(iou))
-        return _without_duplicates(found, [mask.predicted_iou for mask in found], self.box_nms_thresh)
+        return self._without_duplicates(found, [mask.predicted_iou for mask in found], "box_nms_thresh")
 
     def _examine(
         self,
@@ -248,11 +246,13 @@ class SamAutomaticMaskGenerator:
         mask = upscaler(low_res_mask, self._backend.config.mask_threshold, self.stability_score_offset)
         stability_score = mask.stability_score
         if self.stability_score_thresh > 0 and not stability_score >= self.stability_score_thresh:
+            self.dropped["stability_score_thresh"] += 1
             return None
         x, y = mask.runs()
         offset = np.array(crop.box[:2])
         box = masks.runs_to_box(x, y) + np.tile(offset, 2)
         if masks.near_crop_edge(box, crop.box, crop.image_size):
+            self.dropped["edge of a crop"] += 1
             return None
         counts = masks.runs_to_counts(x + offset[0], y + offset[1], crop.image_size)
         return _Found(predicted_iou, stability_score, point + offset, box, crop.box, counts)
@@ -261,7 +261,8 @@ class SamAutomaticMaskGenerator:
         found = list(itertools.chain.from_iterable(crops))
         if len(crops) > 1:
             area = lambda box: np.float32((box[2] - box[0]) * (box[3] - box[1]))
-            found = _without_duplicates(found, [1 / area(mask.crop_box) for mask in found], self.crop_nms_thresh)
+            scores = [1 / area(mask.crop_box) for mask in found]
+            found = self._without_duplicates(found, scores, "crop_nms_thresh")
         if self.min_mask_region_area > 0:
             found = self._without_small_regions(found, size)
         return [self._record(mask, size) for mask in found]
@@ -277,7 +278,15 @@ class SamAutomaticMaskGenerator:
                 mask = dataclasses.replace(mask, counts=rle.mask_to_counts(pixels), box=box)
             cleaned.append(mask)
             unchanged.append(np.float32(not changed))  # of duplicates, one that was found as it is stays
-        return _without_duplicates(cleaned, unchanged, max(self.box_nms_thresh, self.crop_nms_thresh))
+        larger = max(("box_nms_thresh", "crop_nms_thresh"), key=lambda name: getattr(self, name))
+        return self._without_duplicates(cleaned, unchanged, larger)
+
+    def _without_duplicates(self, found: list[_Found], scores: Sequence[np.float32], threshold: str) -> list[_Found]:
+        """`threshold` is the name of the attribute that says how much boxes may overlap."""
+        boxes = np.array([mask.box for mask in found]).reshape(-1, 4)
+        kept = masks.nms(boxes, np.array(scores, np.float32), getattr(self, threshold))
+        self.dropped[threshold] += len(found) - len(kept)
+        return [found[i] for i in kept]
 
     def _record(self, mask: _Found, size: tuple[int, int]) -> Record:
         encode = {
@@ -292,7 +301,7 @@ class SamAutomaticMaskGenerator:
             "predicted_iou": float(mask.predicted_iou),
             "point_coords": [mask.point.tolist()],
             "stability_score": float(mask.stability_score),
-            "crop_box": _xywh(mask.crop_box),
+            "crop_box": [float(v) if self.crop_n_layers else v for v in _xywh(mask.crop_box)],
         }
 
 
@@ -330,16 +339,31 @@ class _Found:
     counts: rle.Counts
 
 
-def _without_duplicates(found: list[_Found], scores: Sequence[np.float32], iou_threshold: float) -> list[_Found]:
-    boxes = np.array([mask.box for mask in found]).reshape(-1, 4)
-    return [found[i] for i in masks.nms(boxes, np.array(scores, np.float32), iou_threshold)]
-
-
 def _prompts(coords: Float[np.ndarray, "p 2"], count: int) -> Prompts:
     """A foreground point each; the last one is repeated until there are `count`."""
     padded = np.pad(coords, ((0, count - len(coords)), (0, 0)), mode="edge")[None, :, None]
     shape = padded.shape[:3]
     return Prompts(padded, np.ones(shape, np.int32), np.ones(shape, bool))
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _number(name: str, value: Any, least: float = 0) -> float:
+    """A real number of at least so much. Raises ValueError, which names the argument."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not value >= least:
+        raise ValueError(f"{name} must be at least {least:g}, got {value}")
+    return value  # type: ignore[return-value]
+
+
+def _count(name: str, value: Any, least: int = 0) -> int:
+    """An integer of at least so much, also as a whole float. Raises ValueError, which names the argument."""
+    if not math.isfinite(_number(name, value, least)) or value != int(value):
+        raise ValueError(f"{name} must be an integer, got {value}")
+    return int(value)
 
 
 def _xywh(box: Sequence[int] | np.ndarray) -> list[int]:
@@ -348,7 +372,7 @@ def _xywh(box: Sequence[int] | np.ndarray) -> list[int]:
 
 
 def _read_grids(
-    points_per_side: int | None, given: Sequence[np.ndarray] | None, num_layers: int, downscale_factor: int
+    points_per_side: Any, given: Sequence[np.ndarray] | None, num_layers: int, downscale_factor: float
 ) -> list[Float[np.ndarray, "n 2"]]:
     """A grid for the photo and for each layer of crops; ValueError if one is invalid."""
     if (points_per_side is None) == (given is None):
@@ -357,13 +381,17 @@ def _read_grids(
             + ("neither" if given is None else "both")
         )
     if given is None:
-        sides = [int(points_per_side / downscale_factor**layer) for layer in range(num_layers + 1)]
-        if empty := [layer for layer, side in enumerate(sides) if side < 1]:
+        both = points_per_side if isinstance(points_per_side, tuple | list) else (points_per_side,) * 2
+        if len(both) != 2:
+            raise ValueError(f"points_per_side must be a number, or (along the width, along the height), got {both}")
+        whole = [_count("points_per_side", side) for side in both]
+        sides = [[int(side / downscale_factor**layer) for side in whole] for layer in range(num_layers + 1)]
+        if empty := [layer for layer, side in enumerate(sides) if min(side) < 1]:
             raise ValueError(
                 f"points_per_side={points_per_side} leaves no points in layer {empty[0]}; use more, or a smaller "
                 "crop_n_points_downscale_factor"
             )
-        return [masks.point_grid(side) for side in sides]
+        return [masks.point_grid(*side) for side in sides]
     if len(given) <= num_layers:
         raise ValueError(
             f"point_grids has {len(given)} grids; crop_n_layers={num_layers} needs {num_layers + 1}, one for the whole "

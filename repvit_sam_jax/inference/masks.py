@@ -27,11 +27,10 @@ _STRIP = 32
 """Columns, or rows, that are upscaled at once: they stay in the cache, and BLAS starts no threads for them."""
 
 
-def point_grid(points_per_side: int) -> Float[np.ndarray, "n 2"]:
-    """Centres (x, y) of points_per_side² equal cells of the unit square, row by row."""
-    offset = 1 / (2 * points_per_side)
-    centres = np.linspace(offset, 1 - offset, points_per_side)
-    return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+def point_grid(columns: int, rows: int | None = None) -> Float[np.ndarray, "n 2"]:
+    """Centres (x, y) of equal cells of the unit square, row by row; as many rows as columns if not given."""
+    x, y = (np.linspace(1 / (2 * n), 1 - 1 / (2 * n), n) for n in (columns, rows or columns))
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
 
 def crop_boxes(

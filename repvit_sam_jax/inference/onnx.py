@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ..config import Dtype, SamConfig
-from ..models.prompt_encoder import TOP_LEFT
+from ..models.prompt_encoder import TOP_LEFT, Prompts
 from ..weights.checkpoint import CheckpointError, Metadata
 from .predictor import SamPredictor
-from .prompts import Prompt, append_not_a_point
+from .prompts import append_not_a_point
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -77,21 +77,22 @@ class OnnxBackend:
         embeddings = self._encoder.run(["image_embeddings"], given)[0].transpose(0, 2, 3, 1)
         return [embeddings[i : i + 1] for i in range(len(embeddings))]
 
-    def decode(self, embedding: Any, prompts: Sequence[Prompt], multimask_output: bool) -> tuple[Any, Any]:
+    def decode(self, embedding: Any, prompts: Prompts, multimask_output: bool) -> tuple[Any, Any]:
         """Prompts of the same number of points go together: here nothing is padded."""
         given = np.ascontiguousarray(np.asarray(embedding).transpose(0, 3, 1, 2))
         chosen = slice(1, None) if multimask_output else slice(0, 1)
-        masks: list[Any] = [None] * len(prompts)
-        ious: list[Any] = [None] * len(prompts)
-        for group in _groups(prompts):
-            coords, labels = zip(*(_points(prompts[i]) for i in group), strict=True)
+        points = [_points(prompts, i) for i in range(prompts.point_valid.shape[1])]
+        masks: list[Any] = [None] * len(points)
+        ious: list[Any] = [None] * len(points)
+        for group in _groups(points, prompts.masks is not None):
+            coords, labels = zip(*(points[i] for i in group), strict=True)
             low_res, iou = self._decoder.run(
                 ["low_res_masks", "iou_predictions"],
                 {
                     "image_embeddings": given,
                     "point_coords": np.stack(coords),
                     "point_labels": np.stack(labels),
-                    **self._mask_input(prompts[group[0]]),
+                    **self._mask_input(None if prompts.masks is None else prompts.masks[0, group[0]]),
                     **self._unused,
                 },
             )
@@ -99,24 +100,28 @@ class OnnxBackend:
                 masks[i], ious[i] = found, predicted
         return np.stack(masks)[None], np.stack(ious)[None]
 
-    def _mask_input(self, prompt: Prompt) -> dict[str, np.ndarray]:
+    def _mask_input(self, mask: Any) -> dict[str, np.ndarray]:
         side = self.config.low_res_size
-        mask = np.zeros((side, side), np.float32) if prompt.mask is None else prompt.mask
-        return {"mask_input": mask[None, None], "has_mask_input": np.array([prompt.mask is not None], np.float32)}
+        logits = np.zeros((side, side), np.float32) if mask is None else mask
+        return {"mask_input": logits[None, None], "has_mask_input": np.array([mask is not None], np.float32)}
 
 
-def _groups(prompts: Sequence[Prompt]) -> list[list[int]]:
+Points = tuple[np.ndarray, np.ndarray]
+
+
+def _groups(points: Sequence[Points], have_masks: bool) -> list[list[int]]:
     """Indices of the prompts that one call of the decoder can take: as many points, and no masks of their own."""
     groups: dict[Any, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        key = len(_points(prompt)[1]) if prompt.mask is None else f"mask {i}"
-        groups.setdefault(key, []).append(i)
+    for i, (_, labels) in enumerate(points):
+        groups.setdefault((len(labels), i if have_masks else None), []).append(i)
     return list(groups.values())
 
 
-def _points(prompt: Prompt) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates and labels with the not-a-point that SAM appends where points come without a box."""
-    coords, labels = prompt.coords.astype(np.float32), prompt.labels.astype(np.float32)
+def _points(prompts: Prompts, number: int) -> Points:
+    """A prompt's coordinates and labels with the not-a-point that SAM appends where points come without a box."""
+    used = prompts.point_valid[0, number]
+    coords = np.asarray(prompts.point_coords[0, number][used], np.float32)
+    labels = np.asarray(prompts.point_labels[0, number][used], np.float32)
     if not len(labels) or (labels >= TOP_LEFT).any():
         return coords, labels
     return append_not_a_point(coords, labels)

@@ -18,37 +18,13 @@ from PIL import Image
 from .. import transforms
 from .backends import ENCODE_BATCH
 from .predictor import Prediction, SamPredictor
-from .prompts import read_prompts
+from .prompts import Prompt
 
 READ_AHEAD = 2 * ENCODE_BATCH
 """Photos that wait in memory for the model, at most."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PhotoPrompt:
-    """Points and a box, which together are one prompt, in pixels of the photo."""
-
-    points: list[list[float]]
-    """(x, y) each."""
-    labels: list[int]
-    """1 foreground, 0 background, one a point."""
-    box: list[float] | None
-    """XYXY."""
-
-    @property
-    def is_ambiguous(self) -> bool:
-        """A single point: of three masks, the one with the best predicted IoU is taken. Others give one mask."""
-        return len(self.points) == 1 and self.box is None
-
-    @property
-    def num_points(self) -> int:
-        """Points, of which a box is two."""
-        return len(self.points) + 2 * (self.box is not None)
-
-    @property
-    def arguments(self) -> tuple[list[list[float]] | None, list[int] | None, list[float] | None]:
-        """`point_coords`, `point_labels` and `box` of `SamPredictor.predict`."""
-        return self.points or None, self.labels or None, self.box
+PhotoPrompt = Prompt  # its name in version 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +33,7 @@ class Segmented:
 
     path: Path
     image: UInt8[np.ndarray, "h w 3"]
-    prompt: PhotoPrompt
+    prompt: Prompt
     mask: Bool[np.ndarray, "h w"]
     predicted_iou: float
 
@@ -80,7 +56,7 @@ def list_photos(folder: Path) -> list[Path]:
     )
 
 
-def read_prompts_file(file: Path, photos: Sequence[Path]) -> dict[Path, PhotoPrompt]:
+def read_prompts_file(file: Path, photos: Sequence[Path]) -> dict[Path, Prompt]:
     """Prompts from JSON, {"photo.jpg": {"points": [[x, y], [x, y, 0]], "box": [x1, y1, x2, y2]}}.
 
     Args:
@@ -119,7 +95,7 @@ def check_names(photos: Sequence[Path]) -> None:
 
 def segment_photos(
     predictor: SamPredictor,
-    prompts: Mapping[Path, PhotoPrompt],
+    prompts: Mapping[Path, Prompt],
     load: Callable[[Path], np.ndarray] = transforms.load_image,
 ) -> Iterator[Segmented | Failure]:
     """The masks of photos, in the order in which batches are full; the last photo's come last.
@@ -128,16 +104,16 @@ def segment_photos(
     photos, memory holds `READ_AHEAD` that wait, and not yet `ENCODE_BATCH` of either kind that are collected.
 
     Args:
-      predictor: its image is forgotten.
+      predictor: whichever image it has stays set.
       prompts: photo files and their prompts.
       load: reads a photo; called from threads.
     """
-    groups: dict[bool, list[tuple[Path, np.ndarray, PhotoPrompt]]] = {True: [], False: []}
+    groups: dict[bool, list[tuple[Path, np.ndarray, Prompt]]] = {True: [], False: []}
     for path, photo in _read_ahead(list(prompts), load):
         prompt = prompts[path]
         try:
             image = photo.result()
-            _check(path, image, prompt, predictor)
+            _check(path, image, prompt, predictor.config.image_size)
         except (ValueError, OSError) as error:
             yield Failure(path, str(error))
             continue
@@ -157,23 +133,22 @@ def best_mask(prediction: Prediction) -> tuple[Bool[np.ndarray, "h w"], float]:
     return masks[best], float(iou[best])
 
 
-def _segment(predictor: SamPredictor, group: Sequence[tuple[Path, np.ndarray, PhotoPrompt]]) -> Iterator[Segmented]:
-    if not group:
-        return
-    predictor.set_image_batch([image for _, image, _ in group])
-    coords, labels, boxes = zip(*(prompt.arguments for _, _, prompt in group), strict=True)
-    predictions = predictor.predict_batch(coords, labels, boxes, multimask_output=group[0][2].is_ambiguous)
-    predictor.reset_image()
-    for (path, image, prompt), prediction in zip(group, predictions, strict=True):
-        yield Segmented(path, image, prompt, *best_mask(prediction))
+def _segment(predictor: SamPredictor, group: Sequence[tuple[Path, np.ndarray, Prompt]]) -> Iterator[Segmented]:
+    embedded = predictor.embed([image for _, image, _ in group])
+    # Everything is dispatched before anything is fetched, so an accelerator never waits for the host.
+    dispatched = [
+        predictor.dispatch(image, [prompt], prompt.is_ambiguous, single=True)
+        for image, (_, _, prompt) in zip(embedded, group, strict=True)
+    ]
+    for (path, image, prompt), pending in zip(group, dispatched, strict=True):
+        yield Segmented(path, image, prompt, *best_mask(predictor.fetch(pending)))
 
 
-def _check(path: Path, image: np.ndarray, prompt: PhotoPrompt, predictor: SamPredictor) -> None:
-    """Whatever the predictor would refuse, so that it does not refuse a batch."""
-    config, size = predictor.config, image.shape[:2]
+def _check(path: Path, image: np.ndarray, prompt: Prompt, image_size: int) -> None:
+    """Whatever would fail in a batch."""
     try:
-        transforms.check_scalable(image, config.image_size)
-        read_prompts(*prompt.arguments, None, size, config)
+        transforms.check_scalable(image, image_size)
+        prompt.check(image.shape[:2])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -200,7 +175,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _read_prompt(name: str, given: Any) -> PhotoPrompt:
+def _read_prompt(name: str, given: Any) -> Prompt:
     if not isinstance(given, dict) or not given:
         raise ValueError(f'{name}: expected "points", "box" or both')
     if unknown := sorted(set(given) - {"points", "box"}):
@@ -216,7 +191,7 @@ def _read_prompt(name: str, given: Any) -> PhotoPrompt:
     box = given.get("box")
     if "box" in given and not _are_numbers(box, 4):
         raise ValueError(f"{name}: a box is [x1, y1, x2, y2], got {json.dumps(box)}")
-    return PhotoPrompt([point[:2] for point in points], [int(point[2]) if point[2:] else 1 for point in points], box)
+    return Prompt([point[:2] for point in points], [int(point[2]) if point[2:] else 1 for point in points], box)
 
 
 def _are_numbers(values: Any, *counts: int) -> bool:

@@ -7,6 +7,7 @@ Deliberate differences from the official class: embeddings are channels last; ma
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from .. import transforms
 from ..models.model import Params
 from ..models.sam import Sam
 from .backends import DECODE_BATCH, ENCODE_BATCH, Backend, JaxBackend
-from .prompts import Prompt, read_prompts
+from .prompts import Prompt, pack, read_prompts
 
 Prediction = tuple[
     Bool[np.ndarray, "*p c h w"] | Float[np.ndarray, "*p c h w"],
@@ -29,11 +30,33 @@ Prediction = tuple[
 """Masks (or logits) at the photo's size, predicted IoUs, low-res logits."""
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class EmbeddedImage:
+    """What is kept of an image."""
+
+    embedding: Float[Array, "1 h w c"]
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dispatched:
+    """Prompts that are being computed."""
+
+    size: tuple[int, int]
+    """(height, width) of their photo."""
+    single: bool
+    """Whether they were given as one prompt, without a leading axis."""
+    chunks: list[tuple[int, Any, Any]]
+    """Number of prompts, low-res masks and predicted IoUs."""
+
+
 class SamPredictor:
     """Embeds an image once, then answers prompts about it.
 
     Numbers of points and prompts are padded to powers of two, images to S x S, so that a session compiles a handful
-    of programs whatever it is asked.
+    of programs whatever it is asked. Threads should each have a predictor of their own, at no cost in memory, since
+    the params are shared: the image that is set is the predictor's, whichever thread set it.
 
         predictor = SamPredictor(*repvit_sam_jax.load("repvit_sam.safetensors"))
         predictor.set_image(photo)
@@ -66,8 +89,7 @@ class SamPredictor:
 
     def reset_image(self) -> None:
         """Forget the current image or images."""
-        self._embeddings: list[Array] = []
-        self._sizes: list[tuple[int, int]] = []
+        self._images: list[EmbeddedImage] = []
 
     def warmup(self, num_points: int = 1, multimask_output: bool = True, num_images: int = 1) -> None:
         """Compile ahead of the first photo, without computing anything.
@@ -82,32 +104,32 @@ class SamPredictor:
     @property
     def is_image_set(self) -> bool:
         """Whether there is an image to predict on."""
-        return bool(self._embeddings)
+        return bool(self._images)
 
     @property
     def original_size(self) -> tuple[int, int]:
         """(height, width) of the current image in pixels."""
-        self._require_single_image()
-        return self._sizes[0]
+        return self._single_image().size
 
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the current image after resizing, before padding."""
         return transforms.resized_shape(*self.original_size, self.config.image_size)
 
-    def set_image(self, image: UInt8[np.ndarray, "h w 3"], image_format: str = "RGB") -> None:
+    def set_image(self, image: Any, image_format: str = "RGB") -> None:
         """Embed an image.
 
         Args:
-          image: uint8 [H, W, 3].
-          image_format: order of its channels, `RGB` or `BGR`.
+          image: uint8 [H, W, 3]: a NumPy array or anything that NumPy makes one of; or a Pillow image, or a path, which
+            become RGB as `transforms.load_image` says.
+          image_format: order of an array's channels, `RGB` or `BGR`.
 
         Raises:
           ValueError: the image has another shape or type; the image set before, if any, stays set.
         """
         self.set_image_batch([image], image_format)
 
-    def set_image_batch(self, images: Sequence[np.ndarray], image_format: str = "RGB") -> None:
+    def set_image_batch(self, images: Sequence[Any], image_format: str = "RGB") -> None:
         """Embed several images of any sizes, for `predict_batch`.
 
         Raises:
@@ -118,21 +140,27 @@ class SamPredictor:
         transforms.check_several(images, "set_image")
         if not len(images):
             raise ValueError("no images were given")
+        read = []
         for i, image in enumerate(images):
             try:
-                transforms.check_scalable(image, self.config.image_size)
-            except ValueError as error:
-                raise ValueError(f"image {i}: {error}" if len(images) > 1 else str(error)) from error
-        rgb = [image if image_format == "RGB" else image[..., ::-1] for image in images]
-        self._embeddings, self._sizes = self.embed(rgb), [image.shape[:2] for image in images]
+                read.append(transforms.read_image(image, image_format == "BGR"))
+                transforms.check_scalable(read[-1], self.config.image_size)
+            except (ValueError, OSError) as error:
+                raise type(error)(f"image {i}: {error}" if len(images) > 1 else str(error)) from error
+        self.set_embedded(self.embed(read))
 
-    def embed(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[Float[Array, "1 h w c"]]:
+    def set_embedded(self, images: Sequence[EmbeddedImage]) -> None:
+        """Use what `embed` gave in place of images."""
+        self._images = list(images)
+
+    def embed(self, images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[EmbeddedImage]:
         """Embeddings of RGB images, which are not set. Raises ValueError as `transforms.preprocess`."""
         embeddings: list[Array] = []
         for start in range(0, len(images), ENCODE_BATCH):
             batch = transforms.preprocess(images[start : start + ENCODE_BATCH], self.config.image_size)
             embeddings += self.backend.encode(batch)
-        return embeddings
+        pairs = zip(embeddings, images, strict=True)
+        return [EmbeddedImage(embedding, image.shape[:2]) for embedding, image in pairs]
 
     def get_image_embedding(self) -> Float[Array, "1 h w c"]:
         """The embedding of the current image, float32 [1, S/16, S/16, C] (SAM's has its channels first).
@@ -140,8 +168,7 @@ class SamPredictor:
         Raises:
           RuntimeError: no image is set, or several are.
         """
-        self._require_single_image()
-        return self._embeddings[0]
+        return self._single_image().embedding
 
     def set_image_embedding(self, embedding: Float[Array, "1 h w c"], original_size: tuple[int, int]) -> None:
         """Use a stored embedding in place of an image.
@@ -165,7 +192,7 @@ class SamPredictor:
             raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}") from error
         if height < 1 or width < 1 or not all(transforms.resized_shape(height, width, self.config.image_size)):
             raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}")
-        self._embeddings, self._sizes = [value.reshape(1, side, side, dim)], [(height, width)]
+        self._images = [EmbeddedImage(value.reshape(1, side, side, dim), (height, width))]
 
     def predict(
         self,
@@ -175,6 +202,7 @@ class SamPredictor:
         mask_input: Any = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        return_low_res_only: bool = False,
     ) -> Prediction:
         """Masks of the current image for one prompt, or for P prompts at once.
 
@@ -182,9 +210,11 @@ class SamPredictor:
           point_coords: [N, 2] (x, y) in pixels of the photo; for many prompts [P, N, 2] or P arrays [N_i, 2].
           point_labels: [N], [P, N] or P arrays: 1 foreground, 0 background.
           box: [4] or [1, 4], XYXY in pixels; [P, 4] for many. It may reach over the photo's edge.
-          mask_input: low-res logits of an earlier prediction, [1, S/4, S/4]; [P, 1, S/4, S/4] for many.
+          mask_input: low-res logits of an earlier prediction, [1, S/4, S/4]; [P, 1, S/4, S/4] for many. Or a binary
+            mask, low-res or of the photo's size, which `prompts.read_prompts` makes logits of.
           multimask_output: three masks a prompt, for ambiguous prompts such as a single point; otherwise one.
           return_logits: logits in place of boolean masks.
+          return_low_res_only: make no masks of the photo's size, which takes long for large photos; [C, 0, 0] instead.
 
         Returns:
           masks [C, H, W], predicted IoUs [C] and low-res logits [C, S/4, S/4]; for many prompts with a leading P.
@@ -195,9 +225,9 @@ class SamPredictor:
           RuntimeError: no image is set, or several are.
           ValueError: invalid prompts: see `prompts.read_prompts`.
         """
-        self._require_single_image()
-        given = (point_coords, point_labels, box, mask_input)
-        return self._finish(self._start(0, given, multimask_output), return_logits)
+        image = self._single_image()
+        prompts, single = read_prompts(point_coords, point_labels, box, mask_input, image.size, self.config)
+        return self.fetch(self.dispatch(image, prompts, multimask_output, single), return_logits, return_low_res_only)
 
     def predict_batch(
         self,
@@ -225,8 +255,8 @@ class SamPredictor:
           RuntimeError: no image is set.
           ValueError: a batch has not one entry an image, or an entry is invalid.
         """
-        self._require_image()
-        count = len(self._embeddings)
+        images = self._require_images()
+        count = len(images)
         batches = {
             "point_coords_batch": point_coords_batch,
             "point_labels_batch": point_labels_batch,
@@ -239,39 +269,47 @@ class SamPredictor:
         columns = [[None] * count if batch is None else list(batch) for batch in batches.values()]
         # Everything is dispatched before anything is fetched, so an accelerator never waits for the host.
         started = []
-        for i, given in enumerate(zip(*columns, strict=True)):
+        for i, (image, *given) in enumerate(zip(images, *columns, strict=True)):
             try:
-                started.append(self._start(i, given, multimask_output))
+                prompts, single = read_prompts(given[0], given[1], given[2], given[3], image.size, self.config)
             except ValueError as error:
                 raise ValueError(f"image {i}: {error}") from error
-        return [self._finish(pending, return_logits) for pending in started]
+            started.append(self.dispatch(image, prompts, multimask_output, single))
+        return [self.fetch(dispatched, return_logits) for dispatched in started]
 
-    def _require_image(self) -> None:
-        if not self._embeddings:
+    def _require_images(self) -> list[EmbeddedImage]:
+        images = self._images  # once: another thread may set others
+        if not images:
             raise RuntimeError("no image is set; call set_image, set_image_batch or set_image_embedding first")
+        return images
 
-    def _require_single_image(self) -> None:
-        self._require_image()
-        if len(self._embeddings) > 1:
-            raise RuntimeError(f"{len(self._embeddings)} images are set: use predict_batch")
+    def _single_image(self) -> EmbeddedImage:
+        images = self._require_images()
+        if len(images) > 1:
+            raise RuntimeError(f"{len(images)} images are set: use predict_batch")
+        return images[0]
 
-    def _start(
-        self, index: int, given: tuple[Any, Any, Any, Any], multimask_output: bool
-    ) -> tuple[int, bool, list[tuple[int, Array, Array]]]:
-        prompts, single = read_prompts(*given, self._sizes[index], self.config)
-        pending = []
+    def dispatch(
+        self, image: EmbeddedImage, prompts: Sequence[Prompt], multimask_output: bool, single: bool = False
+    ) -> Dispatched:
+        """Begin to compute prompts that were checked; `single` leaves the axis of prompts out of the result."""
+        chunks = []
         for start in range(0, len(prompts), DECODE_BATCH):
-            chunk: list[Prompt] = prompts[start : start + DECODE_BATCH]
-            pending.append((len(chunk), *self.backend.decode(self._embeddings[index], chunk, multimask_output)))
-        return index, single, pending
+            chunk = prompts[start : start + DECODE_BATCH]
+            packed = pack(chunk, image.size, self.config.image_size)
+            chunks.append((len(chunk), *self.backend.decode(image.embedding, packed, multimask_output)))
+        return Dispatched(image.size, single, chunks)
 
-    def _finish(self, started: tuple[int, bool, list[tuple[int, Array, Array]]], return_logits: bool) -> Prediction:
-        index, single, pending = started
-        low_res = np.concatenate([np.asarray(masks)[0, :count] for count, masks, _ in pending])
-        iou = np.concatenate([np.asarray(iou)[0, :count] for count, _, iou in pending])
-        size, config = self._sizes[index], self.config
-        out = np.empty((*low_res.shape[:2], *size), np.float32 if return_logits else bool)
-        for prompt in range(len(low_res)):  # one at a time: a photo's logits are large
+    def fetch(
+        self, dispatched: Dispatched, return_logits: bool = False, return_low_res_only: bool = False
+    ) -> Prediction:
+        """What `predict` returns, once it is computed."""
+        low_res = np.concatenate([np.asarray(masks)[0, :count] for count, masks, _ in dispatched.chunks])
+        iou = np.concatenate([np.asarray(iou)[0, :count] for count, _, iou in dispatched.chunks])
+        size, config = dispatched.size, self.config
+        shape = (*low_res.shape[:2], *((0, 0) if return_low_res_only else size))
+        out = np.empty(shape, np.float32 if return_logits else bool)
+        for prompt in range(0 if return_low_res_only else len(low_res)):  # one at a time: a photo's logits are large
             logits = transforms.postprocess_masks(low_res[prompt], size, config.image_size)
             out[prompt] = logits if return_logits else logits > config.mask_threshold
-        return (out[0], iou[0], low_res[0]) if single else (out, iou, low_res)
+        return (out[0], iou[0], low_res[0]) if dispatched.single else (out, iou, low_res)

@@ -1,26 +1,77 @@
-"""What a person gives as prompts, in pixels of the photo, checked and packed into `Prompts` of few static shapes."""
+"""What a person gives as prompts, in pixels of the photo, checked and packed into `Prompts`."""
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Num
+from numpy.typing import ArrayLike
 
 from .. import transforms
 from ..config import SamConfig
-from ..models.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, TOP_LEFT, Prompts
+from ..models.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, NOT_A_POINT, TOP_LEFT, Prompts
+
+MASK_LOGIT = 10.0
+"""What a pixel of a binary `mask_input` becomes, and its negative outside."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Prompt:
-    """One prompt on one image, in the resized frame: points, and a box as its two corners."""
+    """Points, a box and a mask, which together are one prompt, in pixels of the photo."""
 
-    coords: Float[np.ndarray, "n 2"]
+    points: Float[np.ndarray, "n 2"]
+    """(x, y) each."""
     labels: Int[np.ndarray, "n"]
+    """1 foreground, 0 background, -1 not a point, one a point."""
+    box: Float[np.ndarray, "4"] | None
+    """XYXY."""
     mask: Float[np.ndarray, "h w"] | None
+    """Low-res logits, [S/4, S/4]."""
+
+    def __init__(
+        self, points: ArrayLike = (), labels: ArrayLike = (), box: ArrayLike | None = None, mask: Any = None
+    ) -> None:
+        values = {
+            "points": np.asarray(points, np.float64).reshape(-1, 2),
+            "labels": np.asarray(labels, np.int32),
+            "box": None if box is None else np.asarray(box, np.float64),
+            "mask": mask,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def is_ambiguous(self) -> bool:
+        """A single point: of three masks, the one with the best predicted IoU is taken. Others give one mask."""
+        return len(self.points) == 1 and self.box is None
+
+    @property
+    def num_points(self) -> int:
+        """Points, of which a box is two."""
+        return len(self.points) + 2 * (self.box is not None)
+
+    def check(self, size: tuple[int, int], where: str = "") -> None:
+        """Hold the prompt against a photo of `size` (height, width); `where` is which prompt an error means.
+
+        Raises:
+          ValueError: it is empty, a coordinate is NaN, a point lies outside the photo, or a box is inverted or lies
+            wholly outside.
+        """
+        if not self.num_points and self.mask is None:
+            raise ValueError(f"point_coords{where} is empty, and there is neither a box nor a mask")
+        _check_points(self.points, self.labels, size, where)
+        if self.box is not None:
+            _check_box(self.box, size, where)
+        elif self.mask is None and BACKGROUND in self.labels and FOREGROUND not in self.labels:
+            warnings.warn(
+                f"the points{where} are all background, without a box or a mask: SAM was not trained on such prompts, "
+                "and its masks for them mean little; add a foreground point or a box",
+                stacklevel=2,
+            )
 
 
 def append_not_a_point(
@@ -37,29 +88,31 @@ def read_prompts(
     point_labels: Any,
     box: Any,
     mask_input: Any,
-    original_size: tuple[int, int],
+    size: tuple[int, int],
     config: SamConfig,
 ) -> tuple[list[Prompt], bool]:
-    """Check prompts in SAM's argument forms and map them into the resized frame.
+    """Check prompts in SAM's argument forms.
 
     Args:
       point_coords: [N, 2] (x, y) in pixels of the photo for one prompt; [P, N, 2], or P arrays [N_i, 2], for many.
       point_labels: [N], [P, N] or P arrays: 1 foreground, 0 background, -1 not a point.
       box: [4] or [1, 4] XYXY for one prompt, [P, 4] for many.
-      mask_input: [1, S/4, S/4] logits for one prompt, [P, 1, S/4, S/4] for many.
-      original_size: (height, width) of the photo in pixels.
+      mask_input: [1, S/4, S/4] logits for one prompt, [P, 1, S/4, S/4] for many. A binary mask (booleans, or zeros and
+        ones, or zeros and 255) may have these shapes, or [H, W] or its like in pixels of the photo: it is scaled to
+        the model's frame, and becomes logits from -`MASK_LOGIT` to `MASK_LOGIT` by its share of each low-res pixel.
+      size: (height, width) of the photo in pixels.
       config: the model's.
 
     Returns:
       The prompts, and whether the arguments had the form of a single one.
 
     Raises:
-      ValueError: nothing was given, counts or shapes do not fit, a coordinate is NaN, a point lies outside the
-        photo, a box is inverted or lies wholly outside, or a label is unknown.
+      ValueError: nothing was given, counts or shapes do not fit, a number is not real or not finite, a point lies
+        outside the photo, a box is inverted or lies wholly outside, or a label is unknown.
     """
     points, many_points = _read_points(point_coords, point_labels)
     boxes, many_boxes = _read_boxes(box)
-    masks, many_masks = _read_masks(mask_input, config.low_res_size)
+    masks, many_masks = _read_masks(mask_input, size, config)
     counts = {
         name: len(given)
         for name, given in (("point_coords", points), ("box", boxes), ("mask_input", masks))
@@ -69,36 +122,39 @@ def read_prompts(
         raise ValueError("no prompt was given; pass point_coords with point_labels, box or mask_input")
     if len(set(counts.values())) > 1:
         raise ValueError(f"the prompts differ in number: {', '.join(f'{v} in {k}' for k, v in counts.items())}")
+    many = many_points or many_boxes or many_masks
     prompts = []
     for i in range(next(iter(counts.values()))):
-        where = f" of prompt {i}" if many_points or many_boxes or many_masks else ""
-        coords, labels = points[i] if points is not None else (np.zeros((0, 2)), np.zeros(0, np.int32))
-        _check_points(coords, labels, original_size, where)
-        if boxes is not None:
-            _check_box(boxes[i], original_size, where)
-            coords = np.concatenate([coords, boxes[i].reshape(2, 2)])
-            labels = np.concatenate([labels, [TOP_LEFT, BOTTOM_RIGHT]])
-        if not len(labels) and masks is None:
-            raise ValueError(f"point_coords{where} is empty, and there is neither a box nor a mask")
-        coords = transforms.apply_coords(np.where(labels[:, None] < 0, 0, coords), original_size, config.image_size)
-        prompts.append(Prompt(coords, labels.astype(np.int32), None if masks is None else masks[i]))
-    return prompts, not (many_points or many_boxes or many_masks)
+        where = f" of prompt {i}" if many else ""
+        coords, labels = (np.zeros((0, 2)), np.zeros(0)) if points is None else points[i]
+        _check_labels(labels, where)
+        box, mask = (None if given is None else given[i] for given in (boxes, masks))
+        prompt = Prompt(coords, labels, box, mask)
+        prompt.check(size, where)
+        prompts.append(prompt)
+    return prompts, not many
 
 
-def pack(prompts: Sequence[Prompt], count: int) -> Prompts:
-    """`Prompts` [1, count, N, ...] with N the next power of two; what is added is padding that changes nothing."""
-    n = bucket(max(len(prompt.labels) for prompt in prompts), minimum=2)
-    coords = np.zeros((1, count, n, 2), np.float32)
-    labels = np.zeros((1, count, n), np.int32)
-    valid = np.zeros((1, count, n), bool)
+def pack(prompts: Sequence[Prompt], size: tuple[int, int], image_size: int) -> Prompts:
+    """`Prompts` [1, P, N, ...] in the model's frame, a box as two more points; N is the longest one's.
+
+    Args:
+      prompts: all with a mask, or none.
+      size: (height, width) of the photo that they are on.
+      image_size: S.
+    """
+    shape = (1, len(prompts), max(prompt.num_points for prompt in prompts))
+    packed = Prompts(np.zeros((*shape, 2), np.float32), np.zeros(shape, np.int32), np.zeros(shape, bool))
     for i, prompt in enumerate(prompts):
-        used = len(prompt.labels)
-        coords[0, i, :used], labels[0, i, :used], valid[0, i, :used] = prompt.coords, prompt.labels, True
-    masks = None
-    if prompts[0].mask is not None:
-        masks = np.zeros((1, count, *prompts[0].mask.shape), np.float32)
-        masks[0, : len(prompts)] = [prompt.mask for prompt in prompts]
-    return Prompts(coords, labels, valid, masks=masks)
+        points, labels = np.where(prompt.labels[:, None] < 0, 0, prompt.points), prompt.labels
+        if prompt.box is not None:
+            points = np.concatenate([points, prompt.box.reshape(2, 2)])
+            labels = np.concatenate([labels, [TOP_LEFT, BOTTOM_RIGHT]])
+        used = (0, i, slice(len(labels)))
+        packed.point_coords[used] = transforms.apply_coords(points, size, image_size)
+        packed.point_labels[used], packed.point_valid[used] = labels, True
+    masks = [prompt.mask for prompt in prompts if prompt.mask is not None]
+    return dataclasses.replace(packed, masks=np.stack(masks)[None]) if masks else packed
 
 
 def bucket(count: int, minimum: int = 1) -> int:
@@ -108,9 +164,12 @@ def bucket(count: int, minimum: int = 1) -> int:
 
 def _numeric(value: Any, name: str) -> np.ndarray:
     try:
-        return np.asarray(value, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is not an array of numbers: {error}") from error
+        array = np.asarray(value)
+        if array.dtype.kind in "cSUmM":
+            raise ValueError(f"its values are {array.dtype}")
+        return array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} is not an array of real numbers: {error}") from error
 
 
 def _read_points(point_coords: Any, point_labels: Any) -> tuple[list[tuple[np.ndarray, np.ndarray]] | None, bool]:
@@ -158,31 +217,59 @@ def _read_boxes(box: Any) -> tuple[list[np.ndarray] | None, bool]:
     if box is None:
         return None, False
     boxes = _numeric(box, "box")
+    if boxes.shape == (0, 4):
+        raise ValueError("box holds no prompts, shape (0, 4)")
     if boxes.shape[-1:] != (4,) or boxes.ndim not in (1, 2) or not boxes.size:
         raise ValueError(f"box must have shape [4] or [P, 4] (x1, y1, x2, y2), got {boxes.shape}")
     return list(boxes.reshape(-1, 4)), boxes.ndim == 2 and len(boxes) > 1
 
 
-def _read_masks(mask_input: Any, side: int) -> tuple[list[np.ndarray] | None, bool]:
+def _read_masks(
+    mask_input: Any, size: tuple[int, int], config: SamConfig
+) -> tuple[list[Float[np.ndarray, "h w"]] | None, bool]:
     if mask_input is None:
         return None, False
     with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, and is refused
         masks = _numeric(mask_input, "mask_input").astype(np.float32)
-    if masks.ndim not in (3, 4) or masks.shape[-3:] != (1, side, side) or not masks.size:
+    side = config.low_res_size
+    is_logits = masks.shape[-2:] == (side, side)
+    binary = _is_binary(masks, mask_input)
+    if binary and masks.ndim == 2:
+        masks = masks[None]
+    if masks.ndim not in (3, 4) or masks.shape[-3] != 1 or not masks.size or not (is_logits or binary):
         raise ValueError(
-            "mask_input must hold low-res logits of "
-            f"shape [1, {side}, {side}] or [P, 1, {side}, {side}], got {masks.shape}"
+            f"mask_input must hold low-res logits of shape [1, {side}, {side}] or [P, 1, {side}, {side}], "
+            f"or binary masks; got {masks.shape}"
+        )
+    if binary and not is_logits and masks.shape[-2:] != size:
+        raise ValueError(
+            f"a binary mask_input must have the photo's size {size} or be low-res, {(side, side)}; got {masks.shape}"
         )
     if not np.isfinite(masks).all():
         raise ValueError("mask_input has NaN or infinite values")
+    if binary:
+        cover = masks > 0 if is_logits else transforms.low_res_cover(masks > 0, config.image_size)
+        masks = MASK_LOGIT * (2 * cover.astype(np.float32) - 1)
     return list(masks.reshape(-1, side, side)), masks.ndim == 4
+
+
+def _is_binary(masks: np.ndarray, given: Any) -> bool:
+    """Whether these are no logits but masks: zeros are both, and taken as logits unless they are booleans."""
+    if np.asarray(given).dtype.kind == "b" or not masks.size:
+        return True
+    largest = masks.max()
+    return largest in (1, 255) and bool(((masks == 0) | (masks == largest)).all())
+
+
+def _check_labels(labels: Any, where: str) -> None:
+    for i, label in enumerate(labels):
+        if label not in (-1, 0, 1):
+            raise ValueError(f"label {i}{where} is {label:g}; labels are 1 foreground, 0 background, -1 not a point")
 
 
 def _check_points(coords: np.ndarray, labels: np.ndarray, size: tuple[int, int], where: str) -> None:
     height, width = size
     for i, ((x, y), label) in enumerate(zip(coords, labels, strict=True)):
-        if label not in (-1, 0, 1):
-            raise ValueError(f"label {i}{where} is {label:g}; labels are 1 foreground, 0 background, -1 not a point")
         if label >= 0 and not (np.isfinite(x) and np.isfinite(y)):
             raise ValueError(f"point {i}{where} is not finite: ({x}, {y})")
         if label >= 0 and not (0 <= x <= width and 0 <= y <= height):

@@ -2,6 +2,7 @@
 
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,10 +24,18 @@ def test_file_that_is_no_image(tmp_path):
         transforms.load_image(tmp_path / "text.jpg")
 
 
-@pytest.mark.parametrize("path", ["missing.jpg", "."])
-def test_no_image_file(tmp_path, path):
-    with pytest.raises(FileNotFoundError, match=re.escape(f"no image at {tmp_path / path}")):
-        transforms.load_image(tmp_path / path)
+def test_no_image_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no image at {tmp_path / 'missing.jpg'}")):
+        transforms.load_image(tmp_path / "missing.jpg")
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path} is a folder, not an image")):
+        transforms.load_image(tmp_path)
+
+
+def test_more_pixels_than_allowed(tmp_path, photo):
+    path = saved(tmp_path, photo, "photo.png")
+    assert transforms.load_image(path, max_pixels=photo[..., 0].size).shape == photo.shape
+    with pytest.raises(ValueError, match=r"photo\.png has 90 x 60 pixels, more than 5399; .*--max-pixels"):
+        transforms.load_image(path, max_pixels=photo[..., 0].size - 1)
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "cut.ppm", "cut.tif"])
@@ -120,6 +129,30 @@ def test_sixteen_bit_grayscale_is_scaled(tmp_path, name, order):
     np.testing.assert_array_equal(found, np.stack([expected] * 3, -1), strict=True)
 
 
+def test_twelve_bit_grayscale(tmp_path):
+    """In a 16-bit file: nothing says that white is 4095, but all is nearly black, which a warning says."""
+    values = np.array([[16, 100], [2000, 4095]], np.uint16)
+    path = saved(tmp_path, values, "deep.tif")
+    with pytest.warns(UserWarning, match=r"deep\.tif uses 16 to 4095 of 16-bit gray.*stretch=True"):
+        assert transforms.load_image(path).max() == 16
+    stretched = transforms.load_image(path, stretch=True)[..., 0]
+    np.testing.assert_array_equal(stretched, [[0, 5], [124, 255]])
+    constant = saved(tmp_path, np.full((2, 2), 7, np.uint16), "flat.tif")
+    assert (transforms.load_image(constant, stretch=True) == 0).all()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_white_is_zero(tmp_path, bits):
+    """TIFF's tag 262, which Pillow heeds at 8 bits and not at 16."""
+    values = np.array([[0, 3], [40, 250]], np.uint8) if bits == 8 else np.array([[0, 771], [10280, 64250]], np.uint16)
+    path = tmp_path / "negative.tif"
+    Image.fromarray(values).save(path, tiffinfo={262: 0})
+    if bits == 8:  # Pillow writes what it reads: the tag says that the stored numbers are inverted
+        assert (np.asarray(Image.open(path)) == transforms.load_image(path)[..., 0]).all()
+    else:
+        np.testing.assert_array_equal(transforms.load_image(path)[..., 0], 255 - np.array([[0, 3], [40, 250]]))
+
+
 @pytest.mark.parametrize(("dtype", "mode"), [(np.float32, "F"), (np.int32, "I")])
 def test_32_bit_pixels(tmp_path, photo, dtype, mode):
     path = saved(tmp_path, photo[..., 0].astype(dtype), "wide.tif")
@@ -185,9 +218,8 @@ BAD_IMAGES = {
     "channels first": (lambda image: image.transpose(2, 0, 1), r"shape \[H, W, 3\], got \(3, 60, 90\)"),
     "two channels": (lambda image: image[..., :2], r"shape \[H, W, 3\], got \(60, 90, 2\)"),
     "list": (lambda image: image.tolist(), "must be a NumPy array .* got list"),
-    "path": (lambda image: "photo.jpg", "must be a NumPy array .* got str"),
     "none": (lambda image: None, "must be a NumPy array .* got NoneType"),
-    "Pillow": (lambda image: Image.fromarray(image), "must be a NumPy array .* got Image"),
+    "Pillow": (lambda image: Image.fromarray(image[..., 0].astype(np.int32)), "the image has 32-bit pixels"),
     "too narrow": (lambda image: np.zeros((1000, 1, 3), np.uint8), r"too narrow .*128 pixels: shape \(1000, 1, 3\)"),
     "too flat": (lambda image: np.zeros((1, 1000, 3), np.uint8), r"too narrow .*128 pixels: shape \(1, 1000, 3\)"),
 }
@@ -232,3 +264,19 @@ def test_unknown_image_format(predictor, photo, image_format):
     with pytest.raises(ValueError, match=f"image_format must be RGB or BGR, got '{image_format}'"):
         predictor.set_image(photo, image_format)
     assert_usable(predictor)
+
+
+def test_what_people_hold(predictor, photo, tmp_path):
+    """Paths, Pillow images and arrays of other libraries are the photo; BGR is a matter of arrays alone."""
+    path = saved(tmp_path, photo, "photo.png")
+    predictor.set_image(photo)
+    expected = predictor.get_image_embedding()
+    for image in (path, str(path), Image.open(path), Image.fromarray(photo).convert("RGBA"), jnp.asarray(photo)):
+        predictor.set_image(image)
+        assert (predictor.get_image_embedding() == expected).all()
+    predictor.set_image(photo[..., ::-1], "BGR")
+    assert (predictor.get_image_embedding() == expected).all()
+    predictor.set_image(Image.open(path), "BGR")
+    assert (predictor.get_image_embedding() == expected).all()
+    with pytest.raises(FileNotFoundError, match="image 1: no image at missing"):
+        predictor.set_image_batch([path, "missing.jpg"])

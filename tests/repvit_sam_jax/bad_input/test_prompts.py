@@ -29,12 +29,17 @@ BAD_PROMPTS = {
     "nan": ({"point_coords": [[np.nan, 5]], "point_labels": [1]}, r"point 0 is not finite: \(nan, 5"),
     "inf": ({"point_coords": [[5, np.inf]], "point_labels": [1]}, r"point 0 is not finite: \(5.*, inf"),
     "none": ({"point_coords": [[None, 5]], "point_labels": [1]}, "point 0 is not finite"),
-    "text": ({"point_coords": "ab", "point_labels": [1]}, "point_coords is not an array of numbers"),
+    "complex": ({"point_coords": [[5 + 1j, 5]], "point_labels": [1]}, "point_coords is not an array of real numbers"),
+    "complex label": ({"point_coords": [[5, 5]], "point_labels": [1j]}, "point_labels is not an array of real numbers"),
+    "complex box": ({"box": np.array([1, 2, 3, 4j])}, "box is not an array of real numbers"),
+    "beyond float": ({"point_coords": [[10**400, 5]], "point_labels": [1]}, "point_coords is not an array of real"),
+    "dates": ({"box": np.array([1, 2, 3, 4], "M8[D]")}, "box is not an array of real numbers: .*datetime64"),
+    "text": ({"point_coords": "ab", "point_labels": [1]}, "point_coords is not an array of real numbers"),
     "scalar": ({"point_coords": 5, "point_labels": 1}, "point_coords"),
     "one axis": ({"point_coords": [5, 5], "point_labels": [1]}, r"point_coords must have shape \[N, 2\]"),
     "three coordinates": ({"point_coords": [[5, 5, 5]], "point_labels": [1]}, r"point_coords must have.*got \(1, 3\)"),
     "four axes": ({"point_coords": np.zeros((1, 1, 1, 2)), "point_labels": [[[1]]]}, "point_coords must have shape"),
-    "ragged": ({"point_coords": [[5, 5], [5]], "point_labels": [1, 1]}, "point_coords is not an array of numbers"),
+    "ragged": ({"point_coords": [[5, 5], [5]], "point_labels": [1, 1]}, "point_coords is not an array of real numbers"),
     "ragged in many": ({"point_coords": [[[5, 5], [5]]], "point_labels": [[1, 1]]}, "point_coords"),
     "too many labels": (
         {"point_coords": [[5, 5]], "point_labels": [1, 1]},
@@ -65,7 +70,7 @@ BAD_PROMPTS = {
         "point_coords of prompt 0 is empty",
     ),
     "no prompts": ({"point_coords": np.zeros((0, 1, 2)), "point_labels": np.zeros((0, 1))}, "point_coords"),
-    "no boxes": ({"box": np.zeros((0, 4))}, r"box must have shape .* got \(0, 4\)"),
+    "no boxes": ({"box": np.zeros((0, 4))}, r"box holds no prompts, shape \(0, 4\)"),
     "no masks": ({"mask_input": np.zeros((0, 1, LOW_RES, LOW_RES))}, r"mask_input must hold .* got \(0, 1, 32, 32\)"),
     "box x2 < x1": ({"box": [30, 10, 20, 40]}, r"the box is inverted: \(30, 10, 20, 40\)"),
     "box y2 < y1": ({"box": [10, 40, 30, 20]}, r"the box is inverted: \(10, 40, 30, 20\)"),
@@ -81,7 +86,7 @@ BAD_PROMPTS = {
     "box as corners": ({"box": [[10, 10], [30, 40]]}, r"box must have shape .* got \(2, 2\)"),
     "box of three axes": ({"box": [[[1, 2, 3, 4]]]}, r"box must have shape .* got \(1, 1, 4\)"),
     "box a scalar": ({"box": 5}, r"box must have shape .* got \(\)"),
-    "box a text": ({"box": "1,2,3,4"}, "box is not an array of numbers"),
+    "box a text": ({"box": "1,2,3,4"}, "box is not an array of real numbers"),
     "two point prompts, three boxes": (
         {"point_coords": [[[5, 5]]] * 2, "point_labels": [[1]] * 2, "box": [[1, 2, 3, 4]] * 3},
         "differ in number: 2 in point_coords, 3 in box",
@@ -228,3 +233,50 @@ def test_predict_when_several_images_are_set(two_images):
 def test_predict_batch_with_bad_entries(two_images, given, message):
     with pytest.raises(ValueError, match=message):
         two_images.predict_batch(**given)
+
+
+def test_background_alone_is_warned_of(predictor):
+    with pytest.warns(UserWarning, match="the points are all background, without a box or a mask"):
+        predictor.predict([[5, 5]], [0])
+    with pytest.warns(UserWarning, match="the points of prompt 1 are all background"):
+        predictor.predict([[[5, 5]], [[6, 6]]], [[1], [0]])
+    predictor.predict([[5, 5]], [0], box=[1, 2, 30, 40])
+    predictor.predict([[5, 5]], [0], mask_input=ZEROS)
+
+
+def test_binary_masks_are_not_taken_for_logits(predictor):
+    """At low resolution or the photo's, as booleans or numbers: all are the same prompt, a mask of the left half."""
+    left = np.zeros((LOW_RES, LOW_RES), bool)
+    left[:, : LOW_RES // 2] = True
+    of_photo = np.zeros((HEIGHT, WIDTH), bool)
+    of_photo[:, : WIDTH // 2] = True
+    covered = np.zeros((LOW_RES, LOW_RES), np.float32)
+    covered[: LOW_RES * HEIGHT // WIDTH, : LOW_RES // 2] = 1
+    covered[LOW_RES * HEIGHT // WIDTH, : LOW_RES // 2] = LOW_RES * HEIGHT / WIDTH % 1  # 60 of 90 rows: 21 and a third
+    for forms, logits in (
+        ((left[None], left[None] * np.uint8(255), left[None] * 1.0, left), np.where(left, 10, -10)),
+        ((of_photo[None], of_photo[None] * 255, of_photo, of_photo * 1.0), 20 * covered - 10),
+    ):
+        expected = predictor.predict([[5, 5]], [1], mask_input=logits[None], return_logits=True)
+        for form in forms:
+            found = predictor.predict([[5, 5]], [1], mask_input=form, return_logits=True)
+            np.testing.assert_allclose(found[2], expected[2], atol=1e-4)
+    empty = predictor.predict([[5, 5]], [1], mask_input=left[None] & False, return_logits=True)
+    zeros = predictor.predict([[5, 5]], [1], mask_input=ZEROS, return_logits=True)
+    assert np.abs(empty[2] - zeros[2]).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            np.ones((1, 10, 10), bool),
+            r"a binary mask_input must have the photo's size \(60, 90\) or be low-res, \(32",
+        ),
+        (np.full((HEIGHT, WIDTH), 0.5), "mask_input must hold low-res logits"),
+        (np.ones((2, HEIGHT, WIDTH), bool), "mask_input must hold low-res logits"),
+    ],
+)
+def test_masks_of_no_known_form(predictor, mask, message):
+    with pytest.raises(ValueError, match=message):
+        predictor.predict([[5, 5]], [1], mask_input=mask)

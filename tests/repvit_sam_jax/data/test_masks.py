@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from repvit_sam_jax.data import masks
 from repvit_sam_jax.inference.rle import mask_to_counts
-from repvit_sam_jax.transforms import resized_shape
+from repvit_sam_jax.transforms import low_res_cover, resized_shape
 from tests.helpers.photos import smooth_mask
 
 
@@ -46,3 +47,14 @@ def test_low_res_masks_of_whole_factors_are_a_box_filter(rng):
     np.testing.assert_array_equal(found[:12], np.asarray(boxes) >= 0.5)
     assert (np.asarray(boxes) == 0.5).any()
     assert not masks.to_low_res(np.array([mask.size]), mask.shape, 64).any()
+
+
+@pytest.mark.parametrize("size", [(150, 225), (225, 150), (64, 64), (13, 29), (1, 1), (5, 64)])
+def test_cover_of_bitmaps(rng, size):
+    masks_ = np.stack([smooth_mask(rng, size), rng.random(size) < 0.5, np.ones(size, bool)])
+    found = low_res_cover(masks_, 64)
+    for mask, cover in zip(masks_, found, strict=True):
+        np.testing.assert_allclose(cover, slow_low_res(mask, 64), atol=1e-6)
+        half = masks.to_low_res(mask_to_counts(mask), size, 64)
+        sure = np.abs(cover - 0.5) > 1e-5
+        np.testing.assert_array_equal((cover > 0.5)[sure], half[sure])

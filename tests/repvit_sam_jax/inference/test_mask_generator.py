@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import types
 
 import chex
 import jax
@@ -18,7 +17,9 @@ from benchmarks.plain_generator import embed_with, plain_generate
 from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, Sam, SamAutomaticMaskGenerator
+from repvit_sam_jax.config import GeneratorDefaults
 from repvit_sam_jax.inference import backends, mask_generator, rle
+from repvit_sam_jax.inference.predictor import EmbeddedImage
 from tests.helpers.models import random_params
 from tests.helpers.programs import recorded_compilations
 
@@ -70,11 +71,9 @@ def generator_of_made_up(tiny, monkeypatch):
 
     def make(**settings):
         generator = SamAutomaticMaskGenerator(*tiny, **settings)
-        embeddings = []
-        generator.predictor = types.SimpleNamespace(
-            model=tiny[0], params=tiny[1], set_image_batch=embeddings.extend, reset_image=lambda: None
-        )
-        generator._embed = lambda images, crops: [(crop, crop.cut(images[crop.image])) for crop in crops]
+        generator._embed = lambda images, crops: [
+            (crop, EmbeddedImage(crop.cut(images[crop.image]), crop.size)) for crop in crops
+        ]
         return generator
 
     return make
@@ -275,6 +274,8 @@ def test_records_fit_their_masks(make):
         left, top, width, height = record["crop_box"]
         assert left <= x <= left + width
         assert top <= y <= top + height
+        assert {type(v) for v in record["crop_box"]} == {float}  # as in SAM's records, with crops
+        assert {type(v) for v in record["bbox"]} == {int}
 
 
 def test_output_modes(make):
@@ -348,7 +349,49 @@ def test_nothing_passes(make):
     image = photo(75, 110)
     for nothing in ({"pred_iou_thresh": 99}, {"stability_score_thresh": 1.1}):
         for rest in ({}, {"crop_n_layers": 1, "min_mask_region_area": 10}):
-            assert make(**nothing, **rest).generate(image) == []
+            generator = make(**nothing, **rest)
+            assert generator.generate(image) == []
+            candidates = 3 * generator.count_points(image)
+            if "pred_iou_thresh" in nothing:
+                assert generator.dropped["pred_iou_thresh"] == candidates
+            assert sum(generator.dropped.values()) == candidates
+
+
+def test_what_each_filter_drops(make):
+    """The numbers, and what is kept, are all candidates; a second photo begins from nothing."""
+    generator = make(crop_n_layers=1)
+    for _ in range(2):
+        records = generator.generate(photo(75, 110))
+        assert len(records) + sum(generator.dropped.values()) == 3 * generator.count_points(photo(75, 110))
+    assert all(generator.dropped.values())
+
+
+def test_the_photo_stays_set(make):
+    """For prompts after the search; with crops it is the whole photo's embedding."""
+    generator, image = make(crop_n_layers=1), photo(75, 110)
+    generator.generate_batch([image, image[::-1]])
+    found = generator.predictor.predict_batch(box_batch=[[5, 5, 60, 50]] * 2)
+    for one, pixels in zip(found, (image, image[::-1]), strict=True):
+        generator.predictor.set_image(pixels)
+        np.testing.assert_allclose(one[1], generator.predictor.predict(box=[5, 5, 60, 50])[1], atol=1e-5)
+
+
+def test_rectangular_grid(make):
+    generator = make(points_per_side=(4, 2))
+    np.testing.assert_array_equal(
+        generator.point_grids[0], [[(x + 0.5) / 4, (y + 0.5) / 2] for y in range(2) for x in range(4)]
+    )
+
+
+def test_thresholds_are_the_models_own(tiny):
+    """SAM's, unless the model has others or the call does."""
+    model, params = tiny
+    plain = SamAutomaticMaskGenerator(model, params)
+    assert (plain.pred_iou_thresh, plain.stability_score_thresh, plain.stability_score_offset) == (0.88, 0.95, 1.0)
+    own = dataclasses.replace(model.config, generator_defaults=GeneratorDefaults(0.5, 0.7, 0.5))
+    generator = SamAutomaticMaskGenerator(Sam(own), params, stability_score_thresh=0.6)
+    found = generator.pred_iou_thresh, generator.stability_score_thresh, generator.stability_score_offset
+    assert found == (0.5, 0.6, 0.5)
 
 
 def test_few_programs_are_compiled(pairs, monkeypatch):

@@ -253,8 +253,8 @@ def test_kinds_of_prompts_are_batched_apart(tiny, folder, monkeypatch):
     """As many encodings as full batches of each kind, and the rest of each."""
     sizes = []
     made = SamPredictor(*tiny)
-    original = made.set_image_batch
-    monkeypatch.setattr(made, "set_image_batch", lambda images: sizes.append(len(images)) or original(images))
+    original = made.embed
+    monkeypatch.setattr(made, "embed", lambda images: sizes.append(len(images)) or original(images))
     monkeypatch.setattr(photos, "ENCODE_BATCH", 2)
     kinds = {"a": POINT, "b": BOX, "c": POINT, "d": POINT, "e": BOX, "f": BOX}
     prompts = {folder / f"{name}.png": prompt for name, prompt in kinds.items()}

@@ -199,7 +199,7 @@ def test_few_programs_are_compiled(tiny, monkeypatch):
     for count in range(1, 9):
         height, width = rng.integers(10, 200, 2)
         made.set_image(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-        made.predict(rng.uniform(0, 10, (count, 2)), rng.integers(0, 2, count))
+        made.predict(rng.uniform(0, 10, (count, 2)), [1, *rng.integers(0, 2, count - 1)])
     assert decode._cache_size() == 3  # 2, 4 and 8 points
     made.predict(box=[1, 1, 5, 5])  # two corners: the program for two points serves it
     assert decode._cache_size() == 3
@@ -234,3 +234,29 @@ def test_warmup_leaves_nothing_to_compile(tiny, image, monkeypatch, caplog):
 )
 def test_bucket(count, minimum, expected):
     assert prompts.bucket(count, minimum) == expected
+
+
+def test_low_res_masks_alone(predictor_with_image):
+    """For photos whose masks are large: the rest is what it was."""
+    whole = predictor_with_image.predict(box=[[1, 1, 50, 50], [5, 5, 60, 60]])
+    masks, iou, low_res = predictor_with_image.predict(box=[[1, 1, 50, 50], [5, 5, 60, 60]], return_low_res_only=True)
+    assert masks.shape == (2, 3, 0, 0)
+    np.testing.assert_array_equal(iou, whole[1])
+    np.testing.assert_array_equal(low_res, whole[2])
+
+
+def test_the_photo_is_taken_once(tiny, image, monkeypatch):
+    """Another thread sets another image while the decoder runs: the masks are those of the image asked about."""
+    made = SamPredictor(*tiny)
+    made.set_image(image)
+    expected = made.predict([[5, 5]], [1])
+    original = made.backend.decode
+
+    def decode(*arguments):
+        made.set_image(image[:30, :20])
+        return original(*arguments)
+
+    monkeypatch.setattr(made.backend, "decode", decode)
+    found = made.predict([[5, 5]], [1])
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
