@@ -28,6 +28,7 @@ def from_torch(
     preset: str | None = None,
     form: Form | None = None,
     image_size: int | None = None,
+    key: str | None = None,
 ) -> None:
     """PyTorch checkpoint to safetensors of this library.
 
@@ -37,10 +38,11 @@ def from_torch(
       preset: Insist on this model; by default the keys tell.
       form: train keeps every branch, deploy fuses them; by default the source's.
       image_size: Input side in pixels that the file declares, if not the preset's.
+      key: The entry that the state dict is under, if the file has several, such as ema.
     """
     from .from_torch import from_torch as convert
 
-    metadata = convert(source, target, preset=preset, form=form, image_size=image_size)
+    metadata = convert(source, target, preset=preset, form=form, image_size=image_size, key=key)
     print(f"wrote {target}: {metadata.config.name}, {metadata.form} form, from SHA-256 {metadata.source_sha256}")
 
 
@@ -83,6 +85,26 @@ def parity(
     print(json.dumps(report.to_dict(), indent=1) if as_json else report.to_text())
     if not report.passed:
         raise SystemExit(1)
+
+
+@app.command(name="verify")
+def verify(source: Source) -> None:
+    """Compare the arrays of a file of this library with the digest that was written with them.
+
+    Args:
+      source: A .safetensors file, or demo.
+    """
+    from repvit_sam_jax.files import sha256
+    from repvit_sam_jax.weights import checkpoint
+    from repvit_sam_jax.weights.loading import find_weights, read_params
+
+    path = find_weights(source)
+    read_params(path, verify=True)
+    _, metadata = checkpoint.read(path)
+    print(f"{path}: {metadata.config.name}, {metadata.form} form, by {metadata.converter or 'an unnamed program'}")
+    print(f"arrays as written, SHA-256 {metadata.arrays_sha256}")
+    print(f"converted from a file of SHA-256 {metadata.source_sha256 or 'unknown'}")
+    print(f"the file's own SHA-256 {sha256(path)}")
 
 
 @app.command(name="backbone")

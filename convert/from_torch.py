@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +16,11 @@ import repvit_sam_jax
 from repvit_sam_jax.config import FORMS, Form, get_model_config
 from repvit_sam_jax.files import sha256
 from repvit_sam_jax.models.model import Params
-from repvit_sam_jax.weights import checkpoint
+from repvit_sam_jax.weights import checkpoint, state_dict
 from repvit_sam_jax.weights.checkpoint import CheckpointError, Metadata
 from repvit_sam_jax.weights.reparam import ReparamError, fuse
 
 from . import mapping
-
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 
 def check_target(target: Path) -> None:
@@ -31,11 +29,8 @@ def check_target(target: Path) -> None:
         raise ValueError(f"{target}: the target is a .safetensors file")
 
 
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch checkpoint, floats as float32.
-
-    Looks through the wrappers that training scripts add: a `model` or `state_dict` entry, a `module.` prefix.
-    Nothing but tensors and plain containers is ever unpickled.
+def read_state_dict(path: Path, key: str | None = None) -> dict[str, np.ndarray]:
+    """The tensors of a PyTorch checkpoint: as `state_dict.read_state_dict`, and through torch the old format too.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -43,9 +38,12 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    if path.suffix == ".safetensors":
+        return state_dict.read_safetensors(path)
+    if zipfile.is_zipfile(path):
+        return state_dict.read_state_dict(path, key)
     try:
-        # Mapped, not read: ViT-H is 2.6 GB, and every tensor is copied into its own layout anyway.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # The first line is advice to load it all the same; what was refused comes later.
         refused = re.search(r"Unsupported (?:global: GLOBAL \S+|operand \S+)", str(error))
@@ -57,34 +55,14 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # torch.load raises nearly anything on a file that is none of its own
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or it is truncated ({reason})") from error
-    return _to_numpy(_unwrap(loaded, path), path)
-
-
-def _unwrap(loaded: Any, path: Path) -> Mapping[str, Any]:
-    while isinstance(loaded, Mapping):
-        inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)]
-        if not inner:
-            break
-        loaded = inner[0]
-    if not isinstance(loaded, Mapping) or not all(isinstance(key, str) for key in loaded):
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    if loaded and all(key.startswith("module.") for key in loaded):
-        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
-    return loaded
-
-
-def _to_numpy(state: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
-    foreign = [f"{key} ({type(value).__name__})" for key, value in state.items() if not torch.is_tensor(value)]
-    if foreign:
-        raise CheckpointError(f"{path} is not a state dict: it holds more than tensors: {', '.join(foreign)}")
-    strange = [
-        f"{key} ({value.layout})" for key, value in state.items() if value.layout != torch.strided or value.is_meta
-    ]
-    if strange:
-        raise CheckpointError(f"{path} holds tensors that are not plain arrays: {', '.join(strange)}")
-    return {
-        key: (value.float() if value.is_floating_point() else value).detach().numpy() for key, value in state.items()
-    }
+    # One format, one reader: what torch read is written in the new one.
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder) / path.name
+        torch.save(loaded, again)
+        try:
+            return {name: np.array(value) for name, value in state_dict.read_state_dict(again, key).items()}
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(again), str(path))) from error
 
 
 def convert_state_dict(
@@ -117,15 +95,17 @@ def from_torch(
     preset: str | None = None,
     form: Form | None = None,
     image_size: int | None = None,
+    key: str | None = None,
 ) -> Metadata:
     """Convert a PyTorch checkpoint file to a safetensors file, all or nothing.
 
     Args:
-      source: a `.pt` or `.pth` file.
+      source: a `.pt` or `.pth` file, or a `.safetensors` file with PyTorch's names.
       target: the `.safetensors` file to write.
       preset: insist on this model; by default it is recognised from the keys.
       form: `train` keeps every branch and can be converted back bit for bit; `deploy` fuses. By default the source's.
       image_size: the input side in pixels that the file is to declare, if not the preset's.
+      key: the entry that the state dict is under, if the file has several, such as `ema`.
 
     Returns:
       What was written about the file into its metadata.
@@ -138,7 +118,7 @@ def from_torch(
     if form not in (None, *FORMS):
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     check_target(target)
-    state = read_state_dict(source)
+    state = read_state_dict(source, key)
     try:
         params, metadata = convert_state_dict(state, preset=preset, form=form, image_size=image_size)
     except CheckpointError as error:

@@ -144,11 +144,11 @@ def to_params(state: Mapping[str, np.ndarray], config: ModelConfig, form: Form) 
       CheckpointError: listing every missing, unexpected, misshapen and non-finite tensor.
     """
     entries = state_dict_entries(config, form)
-    checkpoint.check(state, entries, f"state dict of {config.name} ({form} form)")
+    checkpoint.check(state, entries, f"state dict of {config.name} ({form} form)", checkpoint.widen)
     flat, problems = {}, []
     for key, entry in entries.items():
         try:
-            flat[entry.path] = entry.layout.to_jax(state[key])
+            flat[entry.path] = entry.layout.to_jax(checkpoint.widen(state[key]))
         except ValueError as error:
             problems.append(f"{key}: {error}")
     if problems:

@@ -25,6 +25,7 @@ from repvit_sam_jax.models.classifier import Classifier
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.models.prompt_encoder import Prompts
 from repvit_sam_jax.models.sam import Sam
+from repvit_sam_jax.weights import checkpoint
 from repvit_sam_jax.weights.checkpoint import CheckpointError
 from repvit_sam_jax.weights.loading import find_weights, read_params
 from repvit_sam_jax.weights.reparam import ReparamError, fuse
@@ -72,7 +73,7 @@ def parity(source: Path, image: np.ndarray | None = None, image_size: int | None
             forms["deploy"] = fuse(params)
         except ReparamError as error:
             raise CheckpointError(f"{source} can't be fused: {error}") from error
-    weights = {key: torch.from_numpy(value.copy()) for key, value in state.items()}
+    weights = {key: torch.from_numpy(checkpoint.widen(value).copy()) for key, value in state.items()}
     with jax.default_matmul_precision("highest"), torch.no_grad():
         if isinstance(config, ClassifierConfig):
             classifier_twin = twin_of(config, form)

@@ -17,6 +17,27 @@ Form = Literal["train", "deploy"]
 FORMS: tuple[Form, ...] = ("train", "deploy")
 
 
+def _check(config: Any, **bounds: tuple[float, float]) -> None:
+    """Raises ValueError unless fields, or all entries of those that are tuples, are numbers within their bounds.
+
+    Bounds are far beyond any model, and keep a damaged or crafted file from asking for all memory. Those of integers
+    are integers.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        kinds = (int,) if isinstance(low, int) else (int, float)
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) not in kinds or not low <= number <= high:
+                kind = "an integer" if kinds == (int,) else "a number"
+                raise ValueError(f"{name} must be {kind} from {low:g} to {high:g}, got {str(value)[:60]}")
+
+
+def _check_stages(config: Any, *names: str) -> None:
+    lengths = {len(getattr(config, name)) for name in names}
+    if len(lengths) > 1 or not 1 <= lengths.pop() <= 16:
+        raise ValueError(f"{', '.join(names)} must have one entry for each of 1 to 16 stages")
+
+
 @dataclass(frozen=True)
 class RepViTBlockConfig:
     """One row of RepViT's architecture table."""
@@ -41,6 +62,10 @@ class RepViTConfig:
     last_stride: int = 1
     """Stride of the last downsampling block: 2 in the classifier, 1 in RepViT-SAM, so that the output stride is 16."""
     family: Literal["repvit"] = "repvit"
+
+    def __post_init__(self) -> None:
+        _check_stages(self, "channels", "depths")
+        _check(self, channels=(2, 8192), depths=(1, 128), last_stride=(1, 2))
 
     def blocks(self) -> Iterator[RepViTBlockConfig]:
         """The rows in order. Every other stride-1 block has squeeze-excite, but never a stage's last of several."""
@@ -72,6 +97,16 @@ class ViTConfig:
     """Patches a side that the tables of positions are stored for: the training image size over `patch_size`."""
     mlp_ratio: int = 4
     family: Literal["vit"] = "vit"
+
+    def __post_init__(self) -> None:
+        _check(self, embed_dim=(1, 16384), depth=(1, 128), num_heads=(1, 256), window_size=(1, 1024))
+        _check(
+            self, patch_size=(1, 256), grid_size=(1, 4096), mlp_ratio=(1, 64), global_attn_indexes=(0, self.depth - 1)
+        )
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
+        if list(self.global_attn_indexes) != sorted(set(self.global_attn_indexes)):
+            raise ValueError(f"global_attn_indexes must rise, got {self.global_attn_indexes}")
 
     def runs(self) -> list[list[tuple[int, ...]]]:
         """Block indices as runs of equally built groups: (windowed, ..., global) repeated, and what remains."""
@@ -109,6 +144,11 @@ class TinyViTConfig:
     """Hidden channels over input channels in the MBConv blocks."""
     mlp_ratio = 4
 
+    def __post_init__(self) -> None:
+        _check_stages(self, "channels", "depths", "num_heads", "window_sizes")
+        _check(self, channels=(2, 8192), depths=(1, 128), num_heads=(1, 256), window_sizes=(1, 1024))
+        _check(self, num_classes=(1, 1_000_000))
+
 
 EncoderConfig = RepViTConfig | ViTConfig | TinyViTConfig
 _FAMILIES: dict[str, type[EncoderConfig]] = {"repvit": RepViTConfig, "vit": ViTConfig, "tiny_vit": TinyViTConfig}
@@ -130,6 +170,10 @@ class MaskDecoderConfig:
     num_mask_tokens = 4
     """The single mask's and those of the multimask output."""
 
+    def __post_init__(self) -> None:
+        _check(self, embed_dim=(8, 8192), depth=(1, 64), num_heads=(1, 256), mlp_dim=(1, 65536))
+        _check(self, iou_head_hidden_dim=(1, 65536), mask_in_channels=(4, 4096))
+
 
 @dataclass(frozen=True)
 class GeneratorDefaults:
@@ -138,6 +182,14 @@ class GeneratorDefaults:
     pred_iou_thresh: float = 0.88
     stability_score_thresh: float = 0.95
     stability_score_offset: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self, pred_iou_thresh=(-1e6, 1e6), stability_score_thresh=(-1e6, 1e6), stability_score_offset=(0.0, 1e6))
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 100:
+        raise ValueError(f"a model's name must have 1 to 100 printable characters, got {str(name)[:60]!r}")
 
 
 def _plain(size: Any) -> Any:
@@ -161,6 +213,8 @@ class SamConfig:
         object.__setattr__(self, "image_size", _plain(self.image_size))
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % 16:
             raise ValueError(f"image_size must be a positive multiple of 16, got {self.image_size}")
+        _check_name(self.name)
+        _check(self, image_size=(16, 16384), mask_threshold=(-1e6, 1e6))
 
     @property
     def has_batch_norm(self) -> bool:
@@ -194,6 +248,10 @@ class ClassifierConfig:
         object.__setattr__(self, "image_size", _plain(self.image_size))
         if not isinstance(self.image_size, int) or self.image_size <= 0 or self.image_size % 32:
             raise ValueError(f"a classifier's image_size must be a positive multiple of 32, got {self.image_size}")
+        _check_name(self.name)
+        _check(self, image_size=(32, 16384), num_classes=(1, 1_000_000))
+        if not isinstance(self.distilled, bool):
+            raise ValueError(f"distilled must be true or false, got {str(self.distilled)[:60]}")
 
     has_batch_norm = True
 

@@ -6,9 +6,10 @@ Array names are paths joined by slashes; the metadata say which model the file h
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from ..files import write_atomically
 FORMAT = "repvit_sam_jax/1"
 
 HALF = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))
-"""What `read` widens to float32."""
+"""Types of kernels in files that are half as large."""
 
 
 class CheckpointError(ValueError):
@@ -39,12 +40,14 @@ class Metadata:
       form: `train` or `deploy`.
       source_sha256: hex digest of the file that it was converted from; empty if there was none.
       converter: name and version of the program that wrote it.
+      arrays_sha256: hex digest of the arrays, see `digest`; empty in files of version 0.1.
     """
 
     config: ModelConfig
     form: Form
     source_sha256: str = ""
     converter: str = ""
+    arrays_sha256: str = dataclasses.field(default="", compare=False)
 
     def to_strings(self) -> dict[str, str]:
         """As safetensors stores it; `from_strings` is the inverse."""
@@ -55,6 +58,7 @@ class Metadata:
             "form": self.form,
             "source_sha256": self.source_sha256,
             "converter": self.converter,
+            **({"arrays_sha256": self.arrays_sha256} if self.arrays_sha256 else {}),
         }
 
     @classmethod
@@ -62,15 +66,16 @@ class Metadata:
         """Read what `to_strings` wrote; raises CheckpointError for anything else."""
         if strings.get("format") != FORMAT:
             raise CheckpointError(
-                f"its metadata say format={strings.get('format')!r}, expected {FORMAT!r}: "
-                "the file was not written by this library's converter"
+                f"it was not written by this library, whose files say format={FORMAT!r}; if its arrays have PyTorch's "
+                "names, `repvit-sam convert from-torch` takes it"
             )
         try:
             if strings["form"] not in get_args(Form):
                 raise ValueError(f"form is {strings['form']!r}")
             config = config_from_dict(json.loads(strings["config"]))
-            return cls(config, strings["form"], strings["source_sha256"], strings["converter"])  # type: ignore[arg-type]
-        except (KeyError, ValueError) as error:
+            rest = strings["source_sha256"], strings["converter"], strings.get("arrays_sha256", "")
+            return cls(config, strings["form"], *rest)  # type: ignore[arg-type]
+        except (KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(f"its metadata are damaged: {error}") from error
 
 
@@ -96,13 +101,27 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def check(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+def widen(array: np.ndarray) -> np.ndarray:
+    """Floats of other widths as float32: of bfloat16 and float16 exactly, of float64 rounded; others as they are."""
+    if array.dtype in HALF or array.dtype == np.float64:
+        with np.errstate(over="ignore"):  # what float32 can't hold becomes infinite, which `check` finds
+            return array.astype(np.float32)
+    return array
+
+
+def check(
+    found: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    what: str,
+    read: Callable[[np.ndarray], np.ndarray] = lambda array: array,
+) -> None:
     """Hold arrays against the shapes that a model expects.
 
     Args:
       found: name -> array.
       expected: name -> anything with a `shape`.
       what: what is being checked, for the message.
+      read: makes of a found array, whose shape is the expected one, the array that is checked further.
 
     Raises:
       CheckpointError: listing every missing, unexpected, misshapen and non-finite array.
@@ -113,10 +132,12 @@ def check(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> N
         if key in found and tuple(found[key].shape) != tuple(expected[key].shape):
             shapes = f"{tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
             problems.append(f"wrong shape: {key} is {shapes}")
-        elif key in found and found[key].dtype != expected[key].dtype:
-            problems.append(f"wrong type: {key} is {found[key].dtype}, expected {expected[key].dtype}")
-        elif key in found and not np.isfinite(found[key]).all():
-            problems.append(f"NaN or infinite: {key}")
+        elif key in found:
+            array = read(found[key])
+            if array.dtype != expected[key].dtype:
+                problems.append(f"wrong type: {key} is {array.dtype}, expected {expected[key].dtype}")
+            elif not np.isfinite(array).all():
+                problems.append(f"NaN or infinite: {key}")
     if problems:
         listing = "\n  ".join(problems)
         raise CheckpointError(f"{what}: {len(problems)} problem(s)\n  {listing}")
@@ -128,7 +149,7 @@ def save(
     metadata: Metadata,
     dtype: Dtype = "float32",
 ) -> None:
-    """Write params and metadata to a safetensors file, all or nothing.
+    """Write params and metadata to a safetensors file, all or nothing; the same ones give the same bytes.
 
     Args:
       path: the file.
@@ -141,17 +162,53 @@ def save(
     if dtype == "bfloat16":
         wide = [name for name, array in arrays.items() if array.ndim >= 2 and array.dtype == np.float32]
         arrays |= {name: arrays[name].astype(ml_dtypes.bfloat16) for name in wide}
-    write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata.to_strings()))
+    strings = dataclasses.replace(metadata, arrays_sha256=digest(arrays)).to_strings()
+
+    def write(temporary: Path) -> None:
+        save_file(arrays, temporary, strings)
+        _sort_header(temporary)
+
+    try:
+        write_atomically(path, write)
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(f"{path} can't be written: {error}") from error
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Metadata]:
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of arrays in the order of their names: of name, type and shape as JSON, a zero byte, and the numbers."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        total.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode() + b"\0")
+        total.update(array.reshape(-1).view(np.uint8).data)
+    return total.hexdigest()
+
+
+def _sort_header(path: Path) -> None:
+    """Order the metadata of a safetensors file, which its library writes in an order that changes from run to run."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.dumps(json.loads(file.read(length)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        content = header.encode()
+        if len(content) > length:
+            raise ValueError("the header has become longer")
+        file.seek(8)
+        file.write(content.ljust(length))
+
+
+def read(path: str | os.PathLike, *, verify: bool = False) -> tuple[dict[str, np.ndarray], Metadata]:
     """The arrays of a checkpoint by name, unchecked against any model, and its metadata.
 
     bfloat16 and float16 are widened to float32, which is exact.
 
+    Args:
+      path: the file.
+      verify: whether to compare the arrays with the digest in the metadata, which reads them once more.
+
     Raises:
       FileNotFoundError: there is no such file.
-      CheckpointError: it is not a safetensors file of this library, or it is truncated.
+      CheckpointError: it is not a safetensors file of this library, it is truncated or, if verified, its arrays are not
+        those that were written or it has no digest.
     """
     path = Path(path)
     if not path.is_file():
@@ -164,5 +221,10 @@ def read(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], Metadata]:
         raise CheckpointError(f"{path} is not a safetensors file, or it is truncated: {error}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path} can't be loaded: {error}") from error
-    wide = {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype in HALF}
-    return arrays | wide, metadata
+    if verify and not metadata.arrays_sha256:
+        raise CheckpointError(f"{path} has no digest of its arrays, as files of version 0.1; convert its source again")
+    if verify and (found := digest(arrays)) != metadata.arrays_sha256:
+        raise CheckpointError(
+            f"{path} is damaged: the SHA-256 of its arrays is {found}, and {metadata.arrays_sha256} was written"
+        )
+    return {name: widen(array) if array.dtype in HALF else array for name, array in arrays.items()}, metadata

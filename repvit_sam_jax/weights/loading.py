@@ -45,12 +45,15 @@ def model_of(config: ModelConfig, form: Form = "deploy", dtype: Dtype = "float32
     return Sam(config, form, dtype)
 
 
-def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[ModelConfig, Form, Params]:
+def read_params(
+    path: str | os.PathLike, form: Form | None = None, *, verify: bool = False
+) -> tuple[ModelConfig, Form, Params]:
     """The checked params of a file, as NumPy arrays, fused if the deploy form of a training-form file is asked for.
 
     Args:
       path: a `.safetensors` file, or `demo` (`find_weights`).
       form: `train` or `deploy`; the file's own if None.
+      verify: as `checkpoint.read` does.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -61,7 +64,7 @@ def read_params(path: str | os.PathLike, form: Form | None = None) -> tuple[Mode
     if form not in (None, *FORMS):
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     path = find_weights(path)
-    arrays, metadata = checkpoint.read(path)
+    arrays, metadata = checkpoint.read(path, verify=verify)
     config, stored = metadata.config, metadata.form
     try:
         expected = dict(checkpoint.flatten(model_of(config, stored).abstract_params()))
@@ -89,6 +92,7 @@ def load(
     form: Form = "deploy",
     dtype: Dtype = "float32",
     image_size: int | None = None,
+    verify: bool = False,
 ) -> tuple[Sam, Params]:
     """A model and its params from a file that the converter's `from-torch` wrote.
 
@@ -98,6 +102,7 @@ def load(
       form: `deploy` for inference; a training-form file is fused on the way. `train` for training and for BatchNorm.
       dtype: of the arithmetic. The params are float32 in either case.
       image_size: another side of the input square in pixels, a multiple of 16; the checkpoint's own if None.
+      verify: whether to compare the arrays with the digest in the file, which takes some 3 s for ViT-H.
 
     Returns:
       The static model and its params, a nested dict of JAX arrays on the default device.
@@ -108,30 +113,32 @@ def load(
         file names (all of them are listed), or a deploy-form file where the training form was asked for.
       ValueError: an unknown form or dtype, or an image size that is no multiple of 16.
     """
-    model, params = _load(path, form, dtype, image_size)
+    model, params = _load(path, form, dtype, image_size, verify)
     if not isinstance(model, Sam):
         raise CheckpointError(f"{path} holds the classifier {model.config.name}; load_classifier reads it")
     return model, params
 
 
 def load_classifier(
-    path: str | os.PathLike, *, form: Form = "deploy", dtype: Dtype = "float32"
+    path: str | os.PathLike, *, form: Form = "deploy", dtype: Dtype = "float32", verify: bool = False
 ) -> tuple[Classifier, Params]:
     """A RepViT classifier and its params, as `load` does it for segmenters; arguments and errors are the same."""
-    model, params = _load(path, form, dtype, None)
+    model, params = _load(path, form, dtype, None, verify)
     if not isinstance(model, Classifier):
         raise CheckpointError(f"{path} holds the segmenter {model.config.name}; load reads it")
     return model, params
 
 
-def _load(path: str | os.PathLike, form: Form, dtype: Dtype, image_size: int | None) -> tuple[Sam | Classifier, Params]:
+def _load(
+    path: str | os.PathLike, form: Form, dtype: Dtype, image_size: int | None, verify: bool
+) -> tuple[Sam | Classifier, Params]:
     path = find_weights(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     if path.suffix in (".pt", ".pth", ".bin"):
         command = shlex.join(["repvit-sam", "convert", "from-torch", str(path), str(path.with_suffix(".safetensors"))])
         raise CheckpointError(f"{path} is a PyTorch checkpoint; convert it once:\n  {command}")
-    config, form, params = read_params(path, form)
+    config, form, params = read_params(path, form, verify=verify)
     if image_size is not None:
         config = dataclasses.replace(config, image_size=image_size)
     return model_of(config, form, dtype), jax.device_put(params)

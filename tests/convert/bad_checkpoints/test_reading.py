@@ -8,10 +8,11 @@ import shlex
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from convert.from_torch import from_torch, read_state_dict
 from convert.to_torch import to_torch
-from repvit_sam_jax import CheckpointError
+from repvit_sam_jax import CheckpointError, load
 from repvit_sam_jax.weights import checkpoint
 from tests.convert.bad_checkpoints.conftest import LINEAR, NORM, TINY, TOKENS, assert_same
 
@@ -160,7 +161,7 @@ def test_half_precision_is_upcast_exactly(tmp_path, convert, state, dtype):
     half = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
     torch.save(half, tmp_path / "half.pt")
     expected = {key: value.to(torch.float64).numpy() for key, value in half.items()}
-    found = read_state_dict(tmp_path / "half.pt")
+    found = {key: np.array(checkpoint.widen(value)) for key, value in read_state_dict(tmp_path / "half.pt").items()}
     assert all(found[key].dtype == (np.float32 if half[key].is_floating_point() else np.int64) for key in half)
     for key, value in expected.items():
         np.testing.assert_array_equal(found[key].astype(np.float64), value, err_msg=key)
@@ -171,7 +172,7 @@ def test_half_precision_is_upcast_exactly(tmp_path, convert, state, dtype):
 
 def test_float64_is_rounded(tmp_path, state):
     torch.save({NORM: state[NORM].double() + 1e-12}, tmp_path / "double.pt")
-    found = read_state_dict(tmp_path / "double.pt")[NORM]
+    found = checkpoint.widen(read_state_dict(tmp_path / "double.pt")[NORM])
     np.testing.assert_array_equal(found, state[NORM].numpy(), strict=True)
 
 
@@ -266,3 +267,31 @@ def test_fused_checkpoint_can_not_become_the_training_form(files, tmp_path):
     with pytest.raises(CheckpointError, match=r"deploy\.pt: the checkpoint is fused"):
         from_torch(files / "deploy.pt", tmp_path / "target.safetensors", form="train")
     assert not list(tmp_path.iterdir())
+
+
+def test_safetensors_with_names_of_pytorch(files, arrays, tmp_path):
+    """Of which there are many: they are converted, and `load` says so."""
+    save_file({f"module.{key}": value for key, value in arrays.items()}, tmp_path / "torch.safetensors")
+    with pytest.raises(CheckpointError, match=r"if its arrays have PyTorch's names, `repvit-sam convert from-torch`"):
+        load(tmp_path / "torch.safetensors")
+    from_torch(tmp_path / "torch.safetensors", tmp_path / "target.safetensors")
+    found, _ = checkpoint.read(tmp_path / "target.safetensors", verify=True)
+    assert_same(found, checkpoint.read(files / "train.safetensors")[0])
+    with pytest.raises(CheckpointError, match="is a file of this library already"):
+        from_torch(files / "train.safetensors", tmp_path / "again.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "torch.safetensors").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=r"cut\.safetensors is not a safetensors file, or it is truncated"):
+        from_torch(tmp_path / "cut.safetensors", tmp_path / "again.safetensors")
+
+
+def test_conversion_is_reproducible(files, tmp_path):
+    for name in ("one", "two"):
+        from_torch(files / "train.pt", tmp_path / f"{name}.safetensors")
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+
+
+def test_a_wide_half_precision_tensor_is_refused_before_it_is_widened(convert, state):
+    """Two bytes of the file would be 68 GB."""
+    wide = torch.ones(1, dtype=torch.float16).expand(2**17, 2**17)
+    with pytest.raises(CheckpointError, match=rf"wrong shape: {LINEAR} is \(131072, 131072\)"):
+        convert({**state, LINEAR: wide})

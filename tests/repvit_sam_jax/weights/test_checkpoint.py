@@ -1,9 +1,11 @@
 """Files of half the size: which arrays are bfloat16 on disk, and that what is read is float32, exactly."""
 
+import hashlib
+
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from repvit_sam_jax import PRESETS, CheckpointError, load
@@ -91,3 +93,55 @@ def test_half_precision_is_checked_as_well(arrays, tmp_path, dtype):
         read_params(tmp_path / "wrong.safetensors")
     for line in (f"infinite: {first}", f"wrong shape: {second} ", f"wrong type: {count} is float32, expected int32"):
         assert line in str(caught.value)
+
+
+def test_the_same_content_gives_the_same_bytes(tiny_train, tmp_path):
+    """safetensors writes metadata in an order that differs between calls; eight orders of six would be luck."""
+    metadata = checkpoint.Metadata(PRESETS["tiny"], "train", "a" * 64, "a tést")
+    written = set()
+    for i in range(8):
+        checkpoint.save(tmp_path / f"{i}.safetensors", tiny_train[1], metadata)
+        written.add((tmp_path / f"{i}.safetensors").read_bytes())
+    assert len(written) == 1
+    assert checkpoint.read(tmp_path / "0.safetensors", verify=True)[1] == metadata
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_flipped_bits_are_noticed(tiny_train, tmp_path, dtype):
+    path = tmp_path / "tiny.safetensors"
+    checkpoint.save(path, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"), dtype)
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    read_params(path, verify=True)
+    for i in np.random.default_rng(0).integers(start, len(content), 20):
+        flipped = bytearray(content)
+        flipped[i] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match=r"tiny\.safetensors is damaged: the SHA-256 of its arrays is"):
+            load(path, verify=True)
+
+
+def test_files_without_a_digest(tiny_train, tmp_path):
+    """Those of version 0.1 load, and can't be verified."""
+    path = tmp_path / "tiny.safetensors"
+    arrays = {name: np.asarray(leaf) for name, leaf in checkpoint.flatten(tiny_train[1])}
+    save_file(arrays, path, checkpoint.Metadata(PRESETS["tiny"], "train").to_strings())
+    load(path)
+    with pytest.raises(CheckpointError, match=r"tiny\.safetensors has no digest of its arrays"):
+        load(path, verify=True)
+
+
+def test_digest_as_it_is_documented():
+    arrays = {"b": np.arange(3, dtype=np.float32), "a/x": np.zeros((1, 2), np.int32)}
+    plain = b'["a/x", "int32", [1, 2]]\0' + bytes(8) + b'["b", "float32", [3]]\0' + arrays["b"].tobytes()
+    assert checkpoint.digest(arrays) == hashlib.sha256(plain).hexdigest()
+
+
+def test_full_disk(tiny_train, tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=r"tiny\.safetensors can't be written: I/O error: No space left"):
+        checkpoint.save(tmp_path / "tiny.safetensors", tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"))
+    assert not list(tmp_path.iterdir())
