@@ -16,14 +16,15 @@ from repvit_sam_jax.terminal import run_commands
 from .export.__main__ import EXPORTS, EXTRAS
 
 app = tyro.extras.SubcommandApp()
-Source = Annotated[Path, tyro.conf.Positional]
+Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+Target = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
 Size = Annotated[int | None, tyro.conf.arg(aliases=["--resolution"])]  # its name in version 0.1
 
 
 @app.command(name="from-torch")
 def from_torch(
     source: Source,
-    target: Source,
+    target: Target,
     *,
     preset: str | None = None,
     form: Form | None = None,
@@ -43,11 +44,14 @@ def from_torch(
     from .from_torch import from_torch as convert
 
     metadata = convert(source, target, preset=preset, form=form, image_size=image_size, key=key)
-    print(f"wrote {target}: {metadata.config.name}, {metadata.form} form, from SHA-256 {metadata.source_sha256}")
+    config = metadata.config
+    if get_model_config(config.name).image_size != config.image_size:
+        print(f"trained or declared at {config.image_size} pixels a side, where {config.name} has another number")
+    print(f"wrote {target}: {config.name}, {metadata.form} form, from SHA-256 {metadata.source_sha256}")
 
 
 @app.command(name="to-torch")
-def to_torch(source: Source, target: Source, *, form: Form | None = None) -> None:
+def to_torch(source: Source, target: Target, *, form: Form | None = None) -> None:
     """Safetensors of this library to a PyTorch checkpoint.
 
     Args:
@@ -108,7 +112,7 @@ def verify(source: Source) -> None:
 
 
 @app.command(name="backbone")
-def backbone(source: Source, target: Source, *, into: str = "repvit_sam", seed: int = 0) -> None:
+def backbone(source: Source, target: Target, *, into: str = "repvit_sam", seed: int = 0) -> None:
     """Initialise a segmenter's image encoder from an ImageNet classifier, for distillation.
 
     Args:
@@ -150,7 +154,7 @@ def download(
 
 
 @app.command(name="synthetic")
-def synthetic(target: Source, *, preset: str = "repvit_sam", seed: int = 0) -> None:
+def synthetic(target: Target, *, preset: str = "repvit_sam", seed: int = 0) -> None:
     """Write a checkpoint of the published format with RANDOM weights, for trying things out without the real one.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import re
 import tempfile
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 
 import repvit_sam_jax
-from repvit_sam_jax.config import FORMS, Form, get_model_config
+from repvit_sam_jax.config import FORMS, Form
 from repvit_sam_jax.files import sha256
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.weights import checkpoint, state_dict
@@ -36,8 +37,7 @@ def read_state_dict(path: Path, key: str | None = None) -> dict[str, np.ndarray]
       FileNotFoundError: there is no such file.
       CheckpointError: it is no PyTorch checkpoint, is truncated, or holds anything but tensors.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+    checkpoint.check_file(path)
     if path.suffix == ".safetensors":
         return state_dict.read_safetensors(path)
     if zipfile.is_zipfile(path):
@@ -84,7 +84,7 @@ def convert_state_dict(
             params, found_form = fuse(params), "deploy"
         except ReparamError as error:
             raise CheckpointError(f"it can't be fused: {error}") from error
-    config = get_model_config(config.name, image_size)
+    config = dataclasses.replace(config, image_size=image_size or config.image_size)
     return params, Metadata(config, found_form, converter=f"repvit_sam_jax {repvit_sam_jax.__version__}")
 
 

@@ -16,7 +16,9 @@ from repvit_sam_jax.config import (
     Form,
     ModelConfig,
     RepViTConfig,
+    SamConfig,
     TinyViTConfig,
+    ViTConfig,
     get_model_config,
 )
 from repvit_sam_jax.models.model import Params
@@ -62,16 +64,15 @@ def identify(state: Mapping[str, np.ndarray], preset: str | None = None) -> tupl
     Raises:
       CheckpointError: it belongs to another family of models, or `preset` names one that it does not fit.
     """
-    family = _foreign_family(state)
-    if family:
-        raise CheckpointError(f"these are the weights of {family}, which this converter does not know")
+    if family := _foreign_family(state):
+        raise CheckpointError(f"these are the weights of {family}")
     form: Form = "train" if any(".bn." in key for key in state) else "deploy"
     try:
         insisted = None if preset is None else get_model_config(preset)
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     best = _closest(state, form)
-    config = best if insisted is None else insisted
+    config = best if insisted is None else _at_its_grid(insisted, state)
     if config != best and _distance(state, best, form) < _distance(state, config, form):
         raise CheckpointError(f"these are weights of {best.name}, not of {preset} as --preset says")
     return config, form
@@ -111,11 +112,24 @@ def _likely(state: Mapping[str, np.ndarray]) -> list[ModelConfig]:
 
 def _closest(state: Mapping[str, np.ndarray], form: Form) -> ModelConfig:
     distances: dict[ModelConfig, int] = {}
-    for config in _likely(state):
+    for preset in _likely(state):
+        config = _at_its_grid(preset, state)
         distances[config] = _distance(state, config, form)
         if not distances[config]:
             break
     return min(distances, key=distances.__getitem__)
+
+
+def _at_its_grid(config: ModelConfig, state: Mapping[str, np.ndarray]) -> ModelConfig:
+    """A ViT whose table of positions is of the file's size, for it was trained at another input side."""
+    if not isinstance(config, SamConfig) or not isinstance(config.image_encoder, ViTConfig):
+        return config
+    shape = state["image_encoder.pos_embed"].shape if "image_encoder.pos_embed" in state else ()
+    grid = shape[1] if len(shape) == 4 and shape[1] == shape[2] else config.image_encoder.grid_size
+    if grid == config.image_encoder.grid_size:
+        return config
+    encoder = dataclasses.replace(config.image_encoder, grid_size=grid)
+    return dataclasses.replace(config, image_encoder=encoder, image_size=grid * encoder.patch_size)
 
 
 def _distance(state: Mapping[str, np.ndarray], config: ModelConfig, form: Form) -> int:
@@ -124,17 +138,33 @@ def _distance(state: Mapping[str, np.ndarray], config: ModelConfig, form: Form) 
     return len(entries) + len(state) - 2 * fitting
 
 
+_NOT_OURS = ", which this library has no model for"
+_FAMILIES = {
+    "image_encoder.fuse_stage2.": f"EdgeSAM{_NOT_OURS}",
+    "spatial_perceiver.": f"EdgeTAM{_NOT_OURS}",
+    "memory_attention.": f"SAM 2{_NOT_OURS}",
+    "mask_decoder.hf_token.": f"HQ-SAM{_NOT_OURS}",
+    "vision_encoder.backbone.": f"SAM 2 or a relative, in the layout of transformers{_NOT_OURS}",
+    "vision_encoder.": "SAM in the layout of transformers; give the official .pth",
+    "stages.0.blocks.": "a RepViT in the layout of timm; give the official .pth",
+}
+"""How keys of files that people hold begin, and whose they are."""
+
+
 def _foreign_family(state: Mapping[str, np.ndarray]) -> str | None:
-    """The name of the model that the keys belong to, where it is none of ours."""
+    """The name of the model that the keys belong to, where it is none of ours, and what to do."""
+    for prefix, family in _FAMILIES.items():
+        if any(key.startswith(prefix) for key in state):
+            return family
     # Neck, prompt encoder and mask decoder do not count: every SAM-like model has them.
     encoders = ("image_encoder.", "features.")
     encoder = [key for key in state if key.startswith(encoders) and not key.startswith("image_encoder.neck.")]
     if any(torch_to_jax(key) for key in encoder):
         return None
     if any(key.startswith("image_encoder.") for key in state):
-        return "another SAM-like model"
+        return f"another SAM-like model{_NOT_OURS}"
     examples = ", ".join(list(state)[:3]) or "none at all"
-    return f"a model unknown here (its first keys: {examples})"
+    return f"no model of this library (its first keys: {examples})"
 
 
 def to_params(state: Mapping[str, np.ndarray], config: ModelConfig, form: Form) -> Params:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from repvit_sam_jax import transforms
-from repvit_sam_jax.config import ClassifierConfig, Form, SamConfig, get_model_config
+from repvit_sam_jax.config import ClassifierConfig, Form, SamConfig
 from repvit_sam_jax.models import classifier
 from repvit_sam_jax.models.classifier import Classifier
 from repvit_sam_jax.models.model import Params
@@ -64,7 +64,7 @@ def parity(source: Path, image: np.ndarray | None = None, image_size: int | None
             params = mapping.to_params(state, config, form)
         except CheckpointError as error:
             raise CheckpointError(f"{source}: {error}") from error
-        config = get_model_config(config.name, image_size)
+        config = dataclasses.replace(config, image_size=image_size or config.image_size)
     if image is None:
         image = synthetic_image(*PHOTO)
     forms: dict[Form, Params] = {form: params}

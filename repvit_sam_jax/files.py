@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+LEFTOVER_AGE = 3600
+"""Seconds after which a temporary file of a process that is gone is removed: on a shared disk it may be elsewhere."""
 
 
 def sha256(path: Path) -> str:
@@ -17,11 +22,21 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_no_address(path: Path) -> None:
+    """Raises ValueError for what was a URL before it became a path."""
+    if found := re.match(r"(https?|ftp|s3|gs|hf):/", str(path)):
+        raise ValueError(f"{found[1]}://{str(path)[found.end() :].lstrip('/')} is an address; download the file first")
+
+
 def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path beside `path` and move the result there; an error leaves nothing behind."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _remove_leftovers(path.parent, path.name)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path.name))
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -32,9 +47,29 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Path], object]) -
         temporary.unlink(missing_ok=True)
 
 
+def check_new_file(path: Path, flag: str, suffixes: Sequence[str], overwrite: bool) -> None:
+    """Hold the file that a command is to write against the place where it is to be.
+
+    Raises:
+      ValueError: it has another suffix, is there and not to be replaced, or can't be written; the flag is named.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{flag} {path}: the file is written as {' or '.join(suffixes)}")
+    if path.is_dir():
+        raise ValueError(f"{flag} {path} is a folder")
+    if path.exists() and not overwrite:
+        raise ValueError(f"{flag} {path} exists; give another name, or --overwrite")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{flag} {path}: there is no folder {path.parent}")
+    if not all(os.access(place, os.W_OK) for place in (path, path.absolute().parent) if place.exists()):
+        raise ValueError(f"{flag} {path} can't be written")
+
+
 def is_taken(path: Path) -> bool:
-    """Whether something other than an empty folder is at a path."""
-    return path.exists() and (not path.is_dir() or any(path.iterdir()))
+    """Whether something other than an empty folder is at a path; what a killed run left in it does not count."""
+    if not path.is_dir():
+        return path.exists()
+    return any(not _is_leftover(inner, path.name) for inner in path.iterdir())
 
 
 def check_new_folder(path: Path, flag: str) -> None:
@@ -63,7 +98,9 @@ def new_folder(path: Path, flag: str = "--out") -> Iterator[Path]:
     existed = path.exists()
     absent = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path if existed else path.parent, prefix=f".{path.name}."))
+    where = path if existed else path.parent
+    _remove_leftovers(where, path.name)
+    temporary = Path(tempfile.mkdtemp(dir=where, prefix=_prefix(path.name)))
     try:
         yield temporary
         if existed:
@@ -77,6 +114,31 @@ def new_folder(path: Path, flag: str = "--out") -> Iterator[Path]:
         if not path.exists():
             for parent in absent:
                 parent.rmdir()
+
+
+def _prefix(name: str) -> str:
+    """What temporary names for `name` begin with, short enough for every file system: this process's number in it."""
+    return f".{name[:60]}.{os.getpid()}."
+
+
+def _is_leftover(path: Path, name: str) -> bool:
+    """Whether a process of this machine that is gone left the path, when it was about to write `name`."""
+    found = re.fullmatch(re.escape(f".{name[:60]}.") + r"(\d+)\.\w+", path.name)
+    if not found or os.name != "posix":
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except ProcessLookupError:
+        return time.time() - path.stat().st_mtime > LEFTOVER_AGE
+    except OSError:
+        pass
+    return False
+
+
+def _remove_leftovers(folder: Path, name: str) -> None:
+    for path in [path for path in folder.glob(".*") if _is_leftover(path, name)]:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _umask() -> int:

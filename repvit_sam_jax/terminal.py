@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ def errors_in_one_line(extra: str | None = None) -> Iterator[None]:
 
     `extra` brings all that the command needs, if it needs more than one package.
     """
+    warnings.formatwarning = _one_line
     try:
         yield
     except KeyboardInterrupt:
@@ -32,8 +34,14 @@ def errors_in_one_line(extra: str | None = None) -> Iterator[None]:
         if package not in EXTRAS:
             raise
         _end(missing([package], extra or EXTRAS[package]), error)
+    except RecursionError:
+        raise  # a mistake of the program
     except (ValueError, OSError, RuntimeError) as error:
         _end(str(error), error)
+
+
+def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    return f"warning: {message}\n" if category is UserWarning else f"{category.__name__}: {message}\n"
 
 
 def run_commands(

@@ -20,6 +20,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .files import check_no_address
+
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -50,11 +52,22 @@ def load_image(
       ValueError: it is empty, truncated, too large, or no image that Pillow reads.
     """
     path = Path(path)
+    check_no_address(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not an image")
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}")
+    if path.suffix.lower() in (".heic", ".heif"):
+        register_heif()
     return decode_image(path, str(path), max_pixels=max_pixels, stretch=stretch)
+
+
+def register_heif() -> None:
+    """Let Pillow read HEIC, the format of phones, if `pillow-heif` is installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
 
 
 def decode_image(

@@ -20,6 +20,8 @@ PADDING = tuple(round(value) for value in PIXEL_MEAN)
 ENCODER_INPUT, ENCODER_OUTPUT = "images", "image_embeddings"
 DECODER_INPUTS = ("image_embeddings", "point_coords", "point_labels", "mask_input", "has_mask_input")
 DECODER_OUTPUTS = ("low_res_masks", "iou_predictions")
+FULL_SIZE_OUTPUTS = ("masks", "iou_predictions", "low_res_masks")
+"""The order of SAM's export, which programs unpack by position."""
 
 
 class Encoder(nn.Module):
@@ -106,7 +108,7 @@ class FullSizeDecoder(nn.Module):
             self._resampling(low_res.shape[-1], count, torch.floor(size.double() * scale + 0.5))
             for count, size in zip((height, width), orig_im_size, strict=True)
         )
-        return rows @ low_res @ columns.T, low_res, iou
+        return rows @ low_res @ columns.T, iou, low_res
 
     def _resampling(self, size: int, count: int | float, used: Tensor) -> Tensor:
         """[count, size]: from `size` to S, crop to `used`, to `count`, bilinear, as one matrix."""

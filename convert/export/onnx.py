@@ -18,7 +18,16 @@ from repvit_sam_jax.terminal import require
 
 from ..report import Report, Row, compare
 from ..torch_models import Sam
-from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_INPUT, ENCODER_OUTPUT, Decoder, Encoder, FullSizeDecoder
+from .modules import (
+    DECODER_INPUTS,
+    DECODER_OUTPUTS,
+    ENCODER_INPUT,
+    ENCODER_OUTPUT,
+    FULL_SIZE_OUTPUTS,
+    Decoder,
+    Encoder,
+    FullSizeDecoder,
+)
 from .quiet import quietly
 from .source import Source, read_source
 from .verify import Decode, PromptCase, Reference, Tolerances, gate, reference, verify
@@ -77,7 +86,7 @@ def export_decoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None
         _export(Decoder(twin), path, given, DECODER_OUTPUTS, dynamic, metadata)
         return
     given["orig_im_size"] = torch.tensor([low * 3.0, low * 4.0])
-    _export(FullSizeDecoder(twin), path, given, ("masks", *DECODER_OUTPUTS), [*dynamic, {}], metadata)
+    _export(FullSizeDecoder(twin), path, given, FULL_SIZE_OUTPUTS, [*dynamic, {}], metadata)
 
 
 def _export(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -68,9 +69,26 @@ def _run(name: str, args: Sequence[str]) -> None:
         import tyro
 
         function: Callable[..., None] = getattr(module, name)
-        tyro.cli(function, args=args, prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
+        tyro.cli(function, args=_joined(args), prog=prog, config=(tyro.conf.FlagCreatePairsOff,))
     else:
         module.main([*command.first, *args], prog)
+
+
+def _joined(args: Sequence[str]) -> list[str]:
+    """Numbers after --box and --point as one argument: `--box 20 10 300 400` is `--box 20,10,300,400`."""
+    joined: list[str] = []
+    for argument in args:
+        flag, given = joined[-2:] if len(joined) > 1 else ("", "")
+        wants_more = given.count(",") < {"--box": 3, "--point": 2}.get(flag, 0)
+        if wants_more and _NUMBER.fullmatch(argument) and _NUMBERS.fullmatch(given):
+            joined[-1] += f",{argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+_NUMBERS = re.compile(rf"{_NUMBER.pattern}(,{_NUMBER.pattern})*")
 
 
 def _place(module: str) -> str:

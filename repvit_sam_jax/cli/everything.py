@@ -1,17 +1,59 @@
-"""`repvit-sam everything`."""
+"""`repvit-sam everything`: a photo, or a folder of photos."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from ..config import Dtype
-from ..files import check_new_folder
+from ..files import check_new_folder, new_folder, write_atomically
 from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..inference.mask_generator import SamAutomaticMaskGenerator
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """Arguments of the mask generator, under their names in SAM; thresholds not given are the model's own."""
+
+    points_per_side: tuple[int, ...] = (32,)
+    """Points along each side of the photo; two numbers for those along its width and its height."""
+    points_per_batch: int = 64
+    """Points that are answered at once."""
+    pred_iou_thresh: float | None = None
+    """Masks must have a higher predicted IoU."""
+    stability_score_thresh: float | None = None
+    """Masks must be at least as stable under a change of the threshold."""
+    stability_score_offset: float | None = None
+    """That change, in logits."""
+    box_nms_thresh: float = 0.7
+    """Masks whose boxes have a higher IoU are duplicates."""
+    crop_n_layers: int = 0
+    """Layers of overlapping crops, 2 x 2, 4 x 4 and so on, that are searched besides the photo."""
+    crop_nms_thresh: float = 0.7
+    """Likewise of masks of different crops."""
+    crop_overlap_ratio: float = 512 / 1500
+    """Overlap of the crops, as a fraction of the photo's shorter side."""
+    crop_n_points_downscale_factor: int = 1
+    """Layer n of the crops has points_per_side / factor^n points a side."""
+    min_mask_region_area: int = 0
+    """Fill holes and drop islands of fewer pixels."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of `SamAutomaticMaskGenerator`."""
+        sides = self.points_per_side
+        return {**dataclasses.asdict(self), "points_per_side": sides[0] if len(sides) == 1 else sides}
 
 
 def everything(
@@ -19,97 +61,190 @@ def everything(
     *,
     weights: Path | None = None,
     out: Path,
-    points_per_side: int = 32,
-    pred_iou_thresh: float = 0.88,
-    stability_score_thresh: float = 0.95,
-    crop_n_layers: int = 0,
-    min_mask_region_area: int = 0,
+    search: Annotated[Search, tyro.conf.arg(name="")] = Search(),
     pngs: bool = False,
+    max_pixels: int | None = None,
     dtype: Dtype = "float32",
     compile_cache: str | None = COMPILE_CACHE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Masks of everything on a photo, found with a grid of points.
+    """Masks of everything on a photo or on each photo of a folder, found with a grid of points.
 
-    Into the folder go `records.json`, SAM's records with masks as COCO's RLE (`pycocotools.mask.decode` reads it), and
-    `overlay.png`, the photo with each mask in a colour of its own.
+    Into the folder go `records.json`, in COCO's form with SAM's records as annotations and masks as COCO's RLE
+    (`pycocotools.mask.decode` reads it), and `overlay.png`, the photo with each mask in a colour of its own; for a
+    folder, `overlays/`. A folder that was interrupted goes on where it was when the same command is given again.
 
     Args:
-      photo: The image file.
+      photo: The image file, or a folder of them.
       weights: A .safetensors file from the converter's `from-torch`; if not given, the embedded demonstration model,
         trained on synthetic scenes and by itself.
-      out: A folder that is new or empty.
-      points_per_side: Points along a side of the photo.
-      pred_iou_thresh: Masks must have a higher predicted IoU.
-      stability_score_thresh: Masks must be at least as stable under a change of the threshold.
-      crop_n_layers: Layers of overlapping crops, 2 x 2, 4 x 4 and so on, that are searched besides the photo.
-      min_mask_region_area: Fill holes and drop islands of fewer pixels.
+      out: A folder that is new or empty, or holds an unfinished search of the same folder.
+      search: Arguments of the mask generator.
       pngs: Also write each mask as a black and white PNG, named by its number in the records.
+      max_pixels: Largest width times height of a photo, so that memory is bounded; 89 million if not given.
       dtype: Precision of the arithmetic.
       compile_cache: Folder that keeps compiled programs for the next run; None keeps none.
       as_json: Print the result as JSON.
     """
-    check_new_folder(out, "--out")
-    if photo.is_dir():
-        raise ValueError(f"{photo} is a folder; `everything` takes one photo")
+    is_folder = photo.is_dir()
+    about = {"photos": str(photo.resolve()), "weights": str(weights or "demo"), "dtype": dtype, "pngs": pngs}
+    about |= search.arguments
+    if not is_folder or not _is_unfinished(out, about):
+        check_new_folder(out, "--out")
 
-    from tqdm import tqdm
-
-    from ..files import write_atomically
+    from .. import transforms
     from ..inference.mask_generator import SamAutomaticMaskGenerator
-    from ..inference.overlay import draw_masks
-    from ..inference.rle import counts_to_coco, counts_to_mask
-    from ..transforms import load_image
+    from ..inference.photos import list_photos
 
+    load = functools.partial(transforms.load_image, max_pixels=max_pixels or transforms.MAX_PIXELS)
+    photos = list_photos(photo) if is_folder else [photo]
+    if not photos:
+        raise ValueError(f"{photo} holds no file with an extension that Pillow reads")
+    image = None if is_folder else load(photo)
     use_compile_cache(compile_cache)
-    image = load_image(photo)
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, "load"):
         model, params = load_segmenter(weights, dtype)
-    generator = SamAutomaticMaskGenerator(
-        model,
-        params,
-        points_per_side=points_per_side,
-        pred_iou_thresh=pred_iou_thresh,
-        stability_score_thresh=stability_score_thresh,
-        crop_n_layers=crop_n_layers,
-        min_mask_region_area=min_mask_region_area,
-        output_mode="uncompressed_rle",
-    )
-    points = generator.count_points(image)
-    out.mkdir(parents=True, exist_ok=True)  # if that fails, then before the long part
+    generator = SamAutomaticMaskGenerator(model, params, **search.arguments, output_mode="coco_rle")
+    result: dict[str, Any] = {**setting(weights, model), "out": str(out), "seconds": seconds}
     with Stopwatch(seconds, "compile"):
+        if image is not None:
+            generator.count_points(image)  # an error comes before the long part
         generator.warmup()
-    with Stopwatch(seconds, "generate"), tqdm(total=points, unit="point", disable=None) as bar:
-        (records,) = generator.generate_batch([image], progress=bar.update)
+    with Stopwatch(seconds, "generate"):
+        if image is not None:
+            with new_folder(out) as folder:
+                found = _search_photo(generator, photo, image, folder, folder / "overlay.png", pngs)
+                _write_records(folder, [found])
+            result |= {**size_of(photo, image), "points": generator.count_points(image), "dropped": generator.dropped}
+            found_of, failures = [found], list[dict[str, str]]()
+        else:
+            found_of, failures = _search_folder(generator, photos, load, out, about, pngs)
+            result |= {"photos": len(found_of), "failures": failures}
+    result["masks"] = sum(len(found["annotations"]) for found in found_of)
+    print(json.dumps(result, indent=1) if as_json else _report(photo, generator, result))
+    if failures:
+        raise SystemExit("\n".join(f"error: {failure['error']}" for failure in failures))
 
+
+def _search_photo(
+    generator: SamAutomaticMaskGenerator, photo: Path, image: np.ndarray, folder: Path, overlay: Path, pngs: bool
+) -> dict[str, Any]:
+    """Write the pictures of a photo; the photo and its masks in SA-1B's form."""
+    from tqdm import tqdm
+
+    from ..inference.overlay import draw_masks
+    from ..inference.rle import counts_to_mask, read_segmentation
+
+    with tqdm(total=generator.count_points(image), unit="point", desc=photo.name, leave=False, disable=None) as bar:
+        (records,) = generator.generate_batch([image], progress=bar.update)
     size = image.shape[:2]
-    runs = [record["segmentation"]["counts"] for record in records]
-    for record, counts in zip(records, runs, strict=True):
-        record["segmentation"] = counts_to_coco(counts, size)
+    for record in records:
         if math.isnan(record["stability_score"]):  # an empty mask, and JSON has no NaN
             record["stability_score"] = None
-    text = json.dumps(records, indent=1, allow_nan=False)
-    write_atomically(out / "records.json", lambda temporary: temporary.write_text(text))
+    masks = [read_segmentation(record["segmentation"], size) for record in records]
     largest_first = sorted(range(len(records)), key=lambda i: -records[i]["area"])
-    overlay = draw_masks(image, (counts_to_mask(runs[i], size) for i in largest_first))
-    save_picture(overlay, out / "overlay.png")
-    for i, counts in enumerate(runs if pngs else ()):
-        save_picture(counts_to_mask(counts, size), out / f"mask_{i:04d}.png")
-    result = {
-        **size_of(photo, image),
-        **setting(weights, model),
-        "out": str(out),
-        "points": points,
-        "masks": len(records),
-        "seconds": seconds,
-    }
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    print(
-        f"{photo}: {image.shape[1]} x {image.shape[0]} pixels, {model.config.name} in {dtype} on {result['device']}\n"
-        f"{len(records)} masks from {points} points in {seconds['generate']:.1f} s, "
-        f"before that: load {seconds['load']:.2f} s, compile {seconds['compile']:.2f} s\n"
-        f"wrote {out}/records.json, overlay.png" + (f" and {len(records)} mask files" if pngs else "")
+    save_picture(draw_masks(image, (counts_to_mask(masks[i], size) for i in largest_first)), overlay)
+    for i, counts in enumerate(masks if pngs else ()):
+        save_picture(counts_to_mask(counts, size), folder / f"mask_{i:04d}.png")
+    about = {"file_name": photo.name, "width": image.shape[1], "height": image.shape[0]}
+    return {"image": about, "annotations": records}
+
+
+PARTS, ABOUT = ".parts", ".about.json"
+"""Names within the folder of an unfinished search of several photos: what is done, and how it is searched."""
+
+
+def _is_unfinished(out: Path, about: dict[str, Any]) -> bool:
+    """Whether a folder holds an unfinished search. Raises ValueError if it is another one."""
+    if not (out / ABOUT).is_file():
+        return False
+    before = json.loads((out / ABOUT).read_text())
+    if changed := [name for name in about if before.get(name) != json.loads(json.dumps(about[name]))]:
+        raise ValueError(
+            f"--out {out} holds an unfinished search with other settings: {', '.join(changed)}; give them as before, "
+            "or another folder"
+        )
+    return True
+
+
+def _search_folder(
+    generator: SamAutomaticMaskGenerator,
+    photos: Sequence[Path],
+    load: Callable[[Path], np.ndarray],
+    out: Path,
+    about: dict[str, Any],
+    pngs: bool,
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Photos with their masks, and photos that failed; each photo is kept as soon as it is done."""
+    import shutil
+
+    from tqdm import tqdm
+
+    from ..inference.photos import mask_names
+
+    for folder in (out, out / PARTS, out / "overlays"):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / ABOUT, lambda path: path.write_text(json.dumps(about, indent=1)))
+    found: list[dict[str, Any]] = []
+    failures: list[dict[str, str]] = []
+    for path, name in tqdm(mask_names(photos).items(), unit="photo", disable=None):
+        part = out / PARTS / f"{name}.json"
+        try:
+            if not part.is_file():
+                folder = out / "masks" / name
+                if pngs:
+                    folder.mkdir(parents=True, exist_ok=True)
+                done = _search_photo(generator, path, load(path), folder, out / "overlays" / f"{name}.png", pngs)
+                _write_json(part, done)
+            found.append(json.loads(part.read_text()))
+        except (ValueError, OSError) as error:
+            failures.append(
+                {"photo": str(path), "error": str(error) if str(path) in str(error) else f"{path}: {error}"}
+            )
+    _write_records(out, found)
+    if not failures:
+        (out / ABOUT).unlink()
+        shutil.rmtree(out / PARTS)
+    return found, failures
+
+
+def _write_records(folder: Path, found: Sequence[dict[str, Any]]) -> None:
+    """COCO's form: images, and SAM's records as annotations."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, of_photo in enumerate(found, start=1):
+        images.append({"id": number, **of_photo["image"]})
+        for record in of_photo["annotations"]:
+            about = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
+            annotations.append({**about, **record})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+    _write_json(folder / "records.json", content)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def _report(photo: Path, generator: SamAutomaticMaskGenerator, result: dict[str, Any]) -> str:
+    seconds = result["seconds"]
+    where = f"{result['width']} x {result['height']} pixels" if "width" in result else f"{result['photos']} photos"
+    lines = [
+        f"{photo}: {where}, {result['model']} in {result['dtype']} on {result['device']}",
+        f"{result['masks']} masks"
+        + (f" from {result['points']} points" if "points" in result else "")
+        + f" in {seconds['generate']:.1f} s, "
+        f"before that: load {seconds['load']:.2f} s, compile {seconds['compile']:.2f} s",
+    ]
+    if not result["masks"] and "dropped" in result:
+        lines.append(_why_nothing(generator, result))
+    return "\n".join([*lines, f"wrote {result['out']}/records.json and overlays"])
+
+
+def _why_nothing(generator: SamAutomaticMaskGenerator, result: dict[str, Any]) -> str:
+    dropped = ", ".join(f"{count} by {name}" for name, count in result["dropped"].items() if count)
+    return (
+        f"none of {3 * result['points']} candidates passed: {dropped}; lower --pred-iou-thresh (now "
+        f"{generator.pred_iou_thresh:g}) or --stability-score-thresh (now {generator.stability_score_thresh:g})"
     )

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from ..config import Dtype
-from ..files import check_new_folder
+from ..files import check_new_file, check_new_folder
 from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..inference.predictor import SamPredictor
     from ..inference.prompts import Prompt
 
@@ -29,6 +32,8 @@ def segment(
     prompts: Path | None = None,
     out: Path | None = None,
     overlay: Path | None = None,
+    overwrite: bool = False,
+    max_pixels: int | None = None,
     dtype: Dtype = "float32",
     runtime: Literal["jax", "onnx"] = "jax",
     compile_cache: str | None = COMPILE_CACHE,
@@ -49,10 +54,12 @@ def segment(
       point: X,Y or X,Y,LABEL in pixels; label 1 (the default) is foreground, 0 background. May be repeated.
       box: X1,Y1,X2,Y2 in pixels.
       prompts: For a folder, a JSON file with prompts of the photos to segment: {"photo.jpg": {"points": [[X, Y], [X, Y,
-        LABEL]], "box": [X1, Y1, X2, Y2]}}.
+        LABEL]], "box": [X1, Y1, X2, Y2]}}. In place of an object, a list of several, each with a mask of its own.
       out: The mask, a black and white PNG of the photo's size; mask.png if not given. For a folder, a folder that is
-        new or empty, for a mask a photo under the photo's name; masks if not given.
+        new or empty, for masks that are called as their photos; masks if not given.
       overlay: Also write the photo with mask and prompts drawn over it; for a folder, into another such folder.
+      overwrite: Replace the mask and the overlay of one photo if they are there.
+      max_pixels: Largest width times height of a photo, so that memory is bounded; 89 million if not given.
       dtype: Precision of the arithmetic.
       runtime: What computes: JAX, or ONNX Runtime on the CPU in float32.
       compile_cache: Folder that keeps compiled programs for the next run; None keeps none.
@@ -75,26 +82,31 @@ def segment(
     if prompts is not None and not is_folder:
         raise ValueError(f"--prompts is for a folder of photos, and {photo} is none; give --point or --box")
     out = out or Path("masks" if is_folder else "mask.png")
-    (_check_folders if is_folder else _check_pictures)(photo, out, overlay)
+    if is_folder:
+        _check_folders(out, overlay)
+    else:
+        _check_pictures(photo, out, overlay, overwrite)
 
-    from ..inference.photos import check_names, list_photos, read_prompts_file
+    from .. import transforms
+    from ..inference.photos import list_photos, read_prompts_file
     from ..inference.prompts import Prompt
+
+    load = functools.partial(transforms.load_image, max_pixels=max_pixels or transforms.MAX_PIXELS)
 
     prompt = Prompt([p[:2] for p in points], [int(label) for label in labels], corners)
     if not is_folder:
         use_compile_cache(compile_cache)
-        result = _segment_photo(photo, prompt, Weights(weights, runtime, dtype), out, overlay)
+        result = _segment_photo(load(photo), photo, prompt, Weights(weights, runtime, dtype), out, overlay)
         print(json.dumps(result, indent=1) if as_json else _report(result))
         return
     photos = list_photos(photo)
     if not photos:
         raise ValueError(f"{photo} holds no file with an extension that Pillow reads")
-    chosen = dict.fromkeys(photos, prompt) if prompts is None else read_prompts_file(prompts, photos)
+    chosen = {path: [prompt] for path in photos} if prompts is None else read_prompts_file(prompts, photos)
     if not chosen:
         raise ValueError(f"{prompts} names no photo")
-    check_names(list(chosen))
     use_compile_cache(compile_cache)
-    result = _segment_folder(chosen, Weights(weights, runtime, dtype), out, overlay)
+    result = _segment_folder(chosen, load, Weights(weights, runtime, dtype), out, overlay)
     print(json.dumps(result, indent=1) if as_json else _report_folder(photo, out, overlay, result))
     if result["failures"]:
         raise SystemExit("\n".join(f"error: {failure['error']}" for failure in result["failures"]))
@@ -125,13 +137,14 @@ class Weights:
         return found if self.runtime == "jax" else {**found, "device": "cpu, ONNX Runtime"}
 
 
-def _segment_photo(photo: Path, prompt: Prompt, weights: Weights, out: Path, overlay: Path | None) -> dict[str, Any]:
+def _segment_photo(
+    image: np.ndarray, photo: Path, prompt: Prompt, weights: Weights, out: Path, overlay: Path | None
+) -> dict[str, Any]:
     import jax
 
     from ..inference.photos import Segmented, best_mask
-    from ..transforms import load_image
 
-    image = load_image(photo)
+    prompt.check(image.shape[:2])
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, "load"):
         predictor = weights.open()
@@ -142,34 +155,42 @@ def _segment_photo(photo: Path, prompt: Prompt, weights: Weights, out: Path, ove
         jax.block_until_ready(predictor.get_image_embedding())
     with Stopwatch(seconds, "decode"):
         prediction = predictor.predict(prompt.points, prompt.labels, prompt.box, multimask_output=prompt.is_ambiguous)
-    found = _write(Segmented(photo, image, prompt, *best_mask(prediction)), out, overlay)
+    found = _write(Segmented(photo, image, 0, prompt, *best_mask(prediction)), out, overlay)
     return {**size_of(photo, image), **weights.setting(predictor), **found, "seconds": seconds}
 
 
-def _segment_folder(prompts: dict[Path, Prompt], weights: Weights, out: Path, overlay: Path | None) -> dict[str, Any]:
+def _segment_folder(
+    prompts: dict[Path, list[Prompt]],
+    load: Callable[[Path], np.ndarray],
+    weights: Weights,
+    out: Path,
+    overlay: Path | None,
+) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from ..inference.photos import Failure, segment_photos
+    from ..inference.photos import Failure, mask_names, segment_photos
 
     seconds: dict[str, float] = {}
     with Stopwatch(seconds, "load"):
         predictor = weights.open()
     for folder in filter(None, (out, overlay)):
         folder.mkdir(parents=True, exist_ok=True)
+    names = mask_names(list(prompts))
+    every = [prompt for of_photo in prompts.values() for prompt in of_photo]
     with Stopwatch(seconds, "compile"):
-        for ambiguous in (True, False):
-            kind = [prompt for prompt in prompts.values() if prompt.is_ambiguous == ambiguous]
-            for num_points in {prompt.num_points for prompt in kind}:
-                predictor.warmup(num_points, multimask_output=ambiguous, num_images=len(kind))
+        for num_points, ambiguous in {(prompt.num_points, prompt.is_ambiguous) for prompt in every}:
+            predictor.warmup(num_points, multimask_output=ambiguous, num_images=len(prompts))
     results, failures = [], []
-    with Stopwatch(seconds, "segment"), tqdm(total=len(prompts), unit="photo", disable=None) as bar:
-        for done in segment_photos(predictor, prompts):
-            if isinstance(done, Failure):
-                failures.append({"photo": str(done.path), "error": done.error})
-            else:
-                name = f"{done.path.stem}.png"
+    with Stopwatch(seconds, "segment"), tqdm(total=len(every), unit="mask", disable=None) as bar:
+        for done in segment_photos(predictor, prompts, load):
+            try:
+                if isinstance(done, Failure):
+                    raise ValueError(done.error)
+                name = names[done.path] + (f"_{done.number}" if len(prompts[done.path]) > 1 else "") + ".png"
                 found = _write(done, out / name, overlay and overlay / name)
                 results.append({**size_of(done.path, done.image), **found})
+            except (ValueError, OSError) as error:  # such as a name that is too long: the others are written
+                failures.append({"photo": str(done.path), "error": str(error)})
             bar.update()
     return {
         **weights.setting(predictor),
@@ -238,18 +259,12 @@ def _numbers(text: str, flag: str, counts: tuple[int, ...]) -> list[float]:
     return values
 
 
-def _check_pictures(photo: Path, out: Path, overlay: Path | None) -> None:
-    for path in filter(None, (out, overlay)):
-        if path.suffix.lower() != ".png":
-            raise ValueError(f"{path}: masks and overlays are written as .png")
-        if not path.parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {path.parent}")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder")
-        if not all(os.access(place, os.W_OK) for place in (path, path.resolve().parent) if place.exists()):
-            raise ValueError(f"{path} can't be written")
+def _check_pictures(photo: Path, out: Path, overlay: Path | None, overwrite: bool) -> None:
     if any(_same_file(*pair) for pair in itertools.combinations(filter(None, (photo, out, overlay)), 2)):
         raise ValueError("photo, --out and --overlay must be different files")
+    check_new_file(out, "--out", [".png"], overwrite)
+    if overlay is not None:
+        check_new_file(overlay, "--overlay", [".png"], overwrite)
 
 
 def _same_file(a: Path, b: Path) -> bool:
@@ -257,7 +272,7 @@ def _same_file(a: Path, b: Path) -> bool:
     return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
 
 
-def _check_folders(photos: Path, out: Path, overlay: Path | None) -> None:
+def _check_folders(out: Path, overlay: Path | None) -> None:
     check_new_folder(out, "--out")
     if overlay is not None:
         check_new_folder(overlay, "--overlay")

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -153,20 +154,31 @@ def _drawn(segmentation: Any) -> Any:
     return [polygon for polygon in segmentation if not isinstance(polygon, list) or len(polygon) >= 6]
 
 
+def _file_name(folder: Path, name: str) -> str:
+    """The name of a photo with this system's separators, if only so it is there."""
+    plain = name.replace("\\", "/")
+    return name if plain == name or (folder / name).is_file() else plain
+
+
 def _open_coco(path: Path, folder: Path) -> FileSource:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
         images = {image["id"]: image for image in content["images"]}
         masks: dict[Any, list[dict[str, Any]]] = {number: [] for number in images}
+        unlisted = 0
         for annotation in content["annotations"]:
-            others = masks[annotation["image_id"]]
-            if not annotation.get("iscrowd") and (kept := _drawn(annotation.get("segmentation"))):
+            others = masks.get(annotation["image_id"])
+            if others is None:
+                unlisted += 1
+            elif not annotation.get("iscrowd") and (kept := _drawn(annotation.get("segmentation"))):
                 others.append({**annotation, "segmentation": kept})
-        names = {number: str(image["file_name"]) for number, image in images.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = {number: _file_name(folder, str(image["file_name"])) for number, image in images.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no COCO instances file: {type(error).__name__}: {error}") from error
     if not names:
         raise ValueError(f"{path} lists no images")
+    if unlisted:
+        warnings.warn(f"{path}: {unlisted} annotations are left out, whose images it does not list", stacklevel=3)
     if missing := [name for name in names.values() if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks {len(missing)} of {len(names)} photos of {path}, first {missing[0]}")
     texts = [json.dumps({"image": images[n], "annotations": masks[n]}).encode() for n in names]

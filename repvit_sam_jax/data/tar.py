@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shlex
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -54,8 +55,8 @@ class Shard:
 def open_shard(path: Path) -> Shard:
     """A tar of photos, from its index if there is one that fits the tar's size and time of modification.
 
-    Else the tar's headers are read (of the files, only that they are there) and the index is written: beside the tar as
-    `NAME.index.npz`, or into the user's cache where that folder is not writable.
+    Otherwise the tar's headers are read (of the files, only that they are there) and the index is written: beside the
+    tar as `NAME.index.npz`, or into the user's cache where that folder is not writable.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -119,6 +120,12 @@ def _scan(path: Path) -> tuple[np.ndarray, np.ndarray]:
                     annotations[stem] = (member.offset_data, member.size)
             end = archive.offset
     except tarfile.TarError as error:
+        with path.open("rb") as file:
+            if file.read(2) == b"\x1f\x8b":
+                raise ValueError(
+                    f"{path} is compressed by gzip, so photos can't be read one by one; uncompress it once: "
+                    f"gunzip -c {shlex.quote(str(path))} > {shlex.quote(str(path.with_suffix('.plain.tar')))}"
+                ) from error
         raise ValueError(
             f"{path} is no uncompressed tar, or incomplete ({error}, after {members} whole members); download it again"
         ) from error

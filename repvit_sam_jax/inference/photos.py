@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image
+from PIL import Image, ImageFile
 
 from .. import transforms
 from .backends import ENCODE_BATCH
@@ -29,10 +30,12 @@ PhotoPrompt = Prompt  # its name in version 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Segmented:
-    """A photo and its mask."""
+    """A photo, and its mask for one prompt."""
 
     path: Path
     image: UInt8[np.ndarray, "h w 3"]
+    number: int
+    """Number of the prompt among those of the photo."""
     prompt: Prompt
     mask: Bool[np.ndarray, "h w"]
     predicted_iou: float
@@ -40,27 +43,59 @@ class Segmented:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A photo that could not be read, or that its prompt does not fit; `error` names it."""
+    """A photo that could not be read, or that a prompt does not fit; `error` names it."""
 
     path: Path
     error: str
 
 
+HEIF = (".heic", ".heif")
+RAW, FILMS = (".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2"), (".mp4", ".mov", ".avi", ".mkv", ".mpg")
+UNREAD = (*RAW, *FILMS, ".svg")
+"""Pictures and films that Pillow can't decode."""
+
+
 def list_photos(folder: Path) -> list[Path]:
-    """The files of a folder, hidden ones excluded, with an extension that Pillow reads, by name."""
-    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in readable and path.is_file() and not path.name.startswith(".")
-    )
+    """The files of a folder, hidden ones excluded, with an extension that Pillow decodes, by name.
+
+    HEIC is among them if `pillow-heif` is installed. A warning names other kinds of pictures that are left out.
+    """
+    files = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    suffixes = collections.Counter(path.suffix.lower() for path in files)
+    if any(suffixes[suffix] for suffix in HEIF):
+        transforms.register_heif()
+    readable = _decoded_suffixes()
+    skipped = [f"{suffixes[s]} {s}" for s in (*HEIF, *UNREAD) if suffixes[s] and s not in readable]
+    if skipped:
+        advice = "; pip install pillow-heif reads HEIC" if any(suffixes[s] and s not in readable for s in HEIF) else ""
+        warnings.warn(f"{folder}: left out, since Pillow can't read them: {', '.join(skipped)}{advice}", stacklevel=2)
+    return sorted(path for path in files if path.suffix.lower() in readable)
 
 
-def read_prompts_file(file: Path, photos: Sequence[Path]) -> dict[Path, Prompt]:
+def _decoded_suffixes() -> set[str]:
+    """Extensions of formats that Pillow decodes, and not only recognises."""
+    suffixes = Image.registered_extensions()  # loads the plugins
+    stubs = {kind for kind, (factory, _) in Image.OPEN.items() if _is_stub(factory)}
+    return {suffix for suffix, kind in suffixes.items() if kind in Image.OPEN and kind not in stubs}
+
+
+def _is_stub(factory: Any) -> bool:
+    is_stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
+    return is_stub or getattr(factory, "format", None) == "MPEG"
+
+
+def mask_names(photos: Sequence[Path]) -> dict[Path, str]:
+    """What each photo's mask is called, without an extension: its stem, or of photos of one stem their whole names."""
+    stems = collections.Counter(path.stem.casefold() for path in photos)
+    return {path: path.stem if stems[path.stem.casefold()] == 1 else path.name for path in photos}
+
+
+def read_prompts_file(file: Path, photos: Sequence[Path]) -> dict[Path, list[Prompt]]:
     """Prompts from JSON, {"photo.jpg": {"points": [[x, y], [x, y, 0]], "box": [x1, y1, x2, y2]}}.
 
     Args:
-      file: a photo needs points or a box or both; a third number of a point is its label, 1 if there is none.
+      file: a photo needs points or a box or both, which are one object, or a list of such objects; a third number of a
+        point is its label, 1 if there is none.
       photos: those that may be named.
 
     Returns:
@@ -74,56 +109,47 @@ def read_prompts_file(file: Path, photos: Sequence[Path]) -> dict[Path, Prompt]:
         raise FileNotFoundError(f"no file of prompts at {file}")
     known = {path.name: path for path in photos}
     try:
-        given = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
+        # Some editors put a byte order mark in front.
+        given = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_repetition)
         if not isinstance(given, dict):
             raise ValueError('expected an object, {"photo.jpg": {"points": [[x, y]]}}')
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f"no photo of the folder has the name {', '.join(unknown)}")
-        return {known[name]: _read_prompt(name, prompt) for name, prompt in sorted(given.items())}
+        return {known[name]: _read_objects(name, objects) for name, objects in sorted(given.items())}
+    except RecursionError as error:
+        raise ValueError(f"{file}: brackets within brackets, too many") from error
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
 
-def check_names(photos: Sequence[Path]) -> None:
-    """Raises ValueError if the masks of two photos would have one name, on file systems without case too."""
-    first: dict[str, Path] = {}
-    for path in photos:
-        other = first.setdefault(path.stem.casefold(), path)
-        if other is not path:
-            raise ValueError(f"{other.name} and {path.name} would write the same mask, {path.stem}.png; rename one")
-
-
 def segment_photos(
     predictor: SamPredictor,
-    prompts: Mapping[Path, Prompt],
+    prompts: Mapping[Path, Sequence[Prompt]],
     load: Callable[[Path], np.ndarray] = transforms.load_image,
 ) -> Iterator[Segmented | Failure]:
-    """The masks of photos, in the order in which batches are full; the last photo's come last.
+    """The masks of photos, in the order of the photos and of their prompts, failures as soon as they are known.
 
-    Ambiguous prompts and others are different programs, so each kind has batches of its own. Whatever the number of
-    photos, memory holds `READ_AHEAD` that wait, and not yet `ENCODE_BATCH` of either kind that are collected.
+    Whatever the number of photos, memory holds `READ_AHEAD` that wait, and up to `ENCODE_BATCH` that are segmented.
 
     Args:
       predictor: whichever image it has stays set.
-      prompts: photo files and their prompts.
+      prompts: photo files, and prompts of each; every prompt has a mask of its own.
       load: reads a photo; called from threads.
     """
-    groups: dict[bool, list[tuple[Path, np.ndarray, Prompt]]] = {True: [], False: []}
+    batch: list[tuple[Path, np.ndarray]] = []
     for path, photo in _read_ahead(list(prompts), load):
-        prompt = prompts[path]
         try:
             image = photo.result()
-            _check(path, image, prompt, predictor.config.image_size)
+            _check(path, image, prompts[path], predictor.config.image_size)
         except (ValueError, OSError) as error:
             yield Failure(path, str(error))
             continue
-        group = groups[prompt.is_ambiguous]
-        group.append((path, image, prompt))
-        if len(group) == ENCODE_BATCH:
-            yield from _segment(predictor, group)
-            group.clear()
-    for group in groups.values():
-        yield from _segment(predictor, group)
+        batch.append((path, image))
+        if len(batch) == ENCODE_BATCH:
+            yield from _segment(predictor, batch, prompts)
+            batch.clear()
+    if batch:
+        yield from _segment(predictor, batch, prompts)
 
 
 def best_mask(prediction: Prediction) -> tuple[Bool[np.ndarray, "h w"], float]:
@@ -133,22 +159,26 @@ def best_mask(prediction: Prediction) -> tuple[Bool[np.ndarray, "h w"], float]:
     return masks[best], float(iou[best])
 
 
-def _segment(predictor: SamPredictor, group: Sequence[tuple[Path, np.ndarray, Prompt]]) -> Iterator[Segmented]:
-    embedded = predictor.embed([image for _, image, _ in group])
+def _segment(
+    predictor: SamPredictor, batch: Sequence[tuple[Path, np.ndarray]], prompts: Mapping[Path, Sequence[Prompt]]
+) -> Iterator[Segmented]:
+    embedded = predictor.embed([image for _, image in batch])
     # Everything is dispatched before anything is fetched, so an accelerator never waits for the host.
     dispatched = [
-        predictor.dispatch(image, [prompt], prompt.is_ambiguous, single=True)
-        for image, (_, _, prompt) in zip(embedded, group, strict=True)
+        (path, image, number, prompt, predictor.dispatch(photo, [prompt], prompt.is_ambiguous, single=True))
+        for photo, (path, image) in zip(embedded, batch, strict=True)
+        for number, prompt in enumerate(prompts[path])
     ]
-    for (path, image, prompt), pending in zip(group, dispatched, strict=True):
-        yield Segmented(path, image, prompt, *best_mask(predictor.fetch(pending)))
+    for path, image, number, prompt, pending in dispatched:
+        yield Segmented(path, image, number, prompt, *best_mask(predictor.fetch(pending)))
 
 
-def _check(path: Path, image: np.ndarray, prompt: Prompt, image_size: int) -> None:
+def _check(path: Path, image: np.ndarray, prompts: Sequence[Prompt], image_size: int) -> None:
     """Whatever would fail in a batch."""
     try:
         transforms.check_scalable(image, image_size)
-        prompt.check(image.shape[:2])
+        for number, prompt in enumerate(prompts):
+            prompt.check(image.shape[:2], f" of prompt {number}" if len(prompts) > 1 else "")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -175,6 +205,19 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
+def _read_objects(name: str, given: Any) -> list[Prompt]:
+    if not isinstance(given, list):
+        return [_read_prompt(name, given)]
+    if not given:
+        raise ValueError(f"{name}: the list of prompts is empty")
+    return [_read_prompt(f"{name}, prompt {i}", prompt) for i, prompt in enumerate(given)]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
 def _read_prompt(name: str, given: Any) -> Prompt:
     if not isinstance(given, dict) or not given:
         raise ValueError(f'{name}: expected "points", "box" or both')
@@ -182,15 +225,15 @@ def _read_prompt(name: str, given: Any) -> Prompt:
         raise ValueError(f'{name}: unknown {", ".join(unknown)}; expected "points", "box" or both')
     points = given.get("points", [])
     if not isinstance(points, list) or ("points" in given and not points):
-        raise ValueError(f"{name}: points are [[x, y], [x, y, label]], got {json.dumps(points)}")
+        raise ValueError(f"{name}: points are [[x, y], [x, y, label]], got {_shown(points)}")
     for point in points:
         if not _are_numbers(point, 2, 3):
-            raise ValueError(f"{name}: a point is [x, y] or [x, y, label], got {json.dumps(point)}")
+            raise ValueError(f"{name}: a point is [x, y] or [x, y, label], got {_shown(point)}")
         if point[2:] not in ([], [0], [1]):
-            raise ValueError(f"{name}: labels are 1 (foreground) or 0 (background), got {json.dumps(point)}")
+            raise ValueError(f"{name}: labels are 1 (foreground) or 0 (background), got {_shown(point)}")
     box = given.get("box")
     if "box" in given and not _are_numbers(box, 4):
-        raise ValueError(f"{name}: a box is [x1, y1, x2, y2], got {json.dumps(box)}")
+        raise ValueError(f"{name}: a box is [x1, y1, x2, y2], got {_shown(box)}")
     return Prompt([point[:2] for point in points], [int(point[2]) if point[2:] else 1 for point in points], box)
 
 

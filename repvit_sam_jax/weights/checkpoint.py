@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..config import Dtype, Form, ModelConfig, config_from_dict
-from ..files import write_atomically
+from ..files import check_no_address, write_atomically
 
 FORMAT = "repvit_sam_jax/1"
 
@@ -77,6 +77,15 @@ class Metadata:
             return cls(config, strings["form"], *rest)  # type: ignore[arg-type]
         except (KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(f"its metadata are damaged: {error}") from error
+
+
+def check_file(path: Path) -> None:
+    """Raises CheckpointError for a folder or an address, FileNotFoundError if there is nothing at the path."""
+    check_no_address(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint (exports to ONNX are for --runtime onnx)")
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -211,8 +220,7 @@ def read(path: str | os.PathLike, *, verify: bool = False) -> tuple[dict[str, np
         those that were written or it has no digest.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+    check_file(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = Metadata.from_strings(file.metadata() or {})

@@ -115,7 +115,10 @@ def load(
     """
     model, params = _load(path, form, dtype, image_size, verify)
     if not isinstance(model, Sam):
-        raise CheckpointError(f"{path} holds the classifier {model.config.name}; load_classifier reads it")
+        raise CheckpointError(
+            f"{path} holds the classifier {model.config.name}, no segmenter; `repvit-sam classify` and "
+            "`load_classifier` read it"
+        )
     return model, params
 
 
@@ -125,7 +128,9 @@ def load_classifier(
     """A RepViT classifier and its params, as `load` does it for segmenters; arguments and errors are the same."""
     model, params = _load(path, form, dtype, None, verify)
     if not isinstance(model, Classifier):
-        raise CheckpointError(f"{path} holds the segmenter {model.config.name}; load reads it")
+        raise CheckpointError(
+            f"{path} holds the segmenter {model.config.name}, no classifier; `repvit-sam segment` and `load` read it"
+        )
     return model, params
 
 
@@ -133,9 +138,8 @@ def _load(
     path: str | os.PathLike, form: Form, dtype: Dtype, image_size: int | None, verify: bool
 ) -> tuple[Sam | Classifier, Params]:
     path = find_weights(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    if path.suffix in (".pt", ".pth", ".bin"):
+    checkpoint.check_file(path)
+    if path.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt"):
         command = shlex.join(["repvit-sam", "convert", "from-torch", str(path), str(path.with_suffix(".safetensors"))])
         raise CheckpointError(f"{path} is a PyTorch checkpoint; convert it once:\n  {command}")
     config, form, params = read_params(path, form, verify=verify)

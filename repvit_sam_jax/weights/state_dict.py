@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from .checkpoint import FORMAT, CheckpointError
+from .checkpoint import FORMAT, CheckpointError, check_file
 from .torch_file import Foreign, Tensor, TorchFile
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
@@ -39,8 +39,7 @@ def read_state_dict(path: str | os.PathLike, key: str | None = None) -> dict[str
         plain tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+    check_file(path)
     file = TorchFile(path)
     state = choose(file.root, path, key)
     foreign = [f"{name} ({value.kind})" for name, value in state.items() if isinstance(value, Foreign)]

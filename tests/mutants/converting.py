@@ -40,9 +40,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="half-precision-not-upcast",
-        file="convert/from_torch.py",
-        old="(value.float() if value.is_floating_point() else value).detach()",
-        new="(value.float() if value.dtype == torch.bfloat16 else value).detach()",
+        file="repvit_sam_jax/weights/checkpoint.py",
+        old="if array.dtype in HALF or array.dtype == np.float64:",
+        new="if array.dtype == HALF[0] or array.dtype == np.float64:",
         tests=(f"{_READING}::test_half_precision_is_upcast_exactly",),
     ),
     Mutant(

@@ -36,10 +36,11 @@ def test_load_of_a_pytorch_file_under_another_name(files, tmp_path):
         load(tmp_path / "sam.safetensors")
 
 
-@pytest.mark.parametrize("path", ["missing.safetensors", "."])
-def test_load_without_a_file(tmp_path, path):
-    with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint at {tmp_path / path}")):
-        load(tmp_path / path)
+def test_load_without_a_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint at {tmp_path / 'missing.safetensors'}")):
+        load(tmp_path / "missing.safetensors")
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path} is a folder, not a checkpoint")):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])

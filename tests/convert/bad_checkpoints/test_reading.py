@@ -1,5 +1,6 @@
 """PyTorch files: what is read, and what is refused."""
 
+import dataclasses
 import os
 import pickle
 import re
@@ -10,9 +11,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from convert import synthetic
 from convert.from_torch import from_torch, read_state_dict
 from convert.to_torch import to_torch
-from repvit_sam_jax import CheckpointError, load
+from repvit_sam_jax import PRESETS, CheckpointError, load
 from repvit_sam_jax.weights import checkpoint
 from tests.convert.bad_checkpoints.conftest import LINEAR, NORM, TINY, TOKENS, assert_same
 
@@ -53,10 +55,11 @@ def test_empty_file(tmp_path):
         read_state_dict(tmp_path / "empty.pt")
 
 
-@pytest.mark.parametrize("path", ["missing.pt", "."])
-def test_no_file(tmp_path, path):
-    with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint at {tmp_path / path}")):
-        read_state_dict(tmp_path / path)
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint at {tmp_path / 'missing.pt'}")):
+        read_state_dict(tmp_path / "missing.pt")
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path} is a folder, not a checkpoint")):
+        read_state_dict(tmp_path)
 
 
 def test_old_format_is_read(tmp_path):
@@ -226,18 +229,51 @@ def test_a_weight_is_sparse(convert, state):
 @pytest.mark.parametrize(
     ("key", "family"),
     [
-        ("image_encoder.stages.0.weight", "another SAM-like model"),
-        ("encoder.weight", r"unknown here \(its first keys: encoder\.weight"),
+        ("image_encoder.stages.0.weight", "another SAM-like model, which this library has no model for"),
+        ("image_encoder.fuse_stage2.op_list.0.weight", "EdgeSAM, which"),
+        ("memory_attention.norm.weight", "SAM 2, which"),
+        ("spatial_perceiver.norm.weight", "EdgeTAM, which"),
+        ("mask_decoder.hf_token.weight", "HQ-SAM, which"),
+        ("vision_encoder.pos_embed", "SAM in the layout of transformers; give the official"),
+        ("vision_encoder.backbone.x", "SAM 2 or a relative, in the layout of transformers, which"),
+        ("stages.0.blocks.0.weight", "a RepViT in the layout of timm; give the official"),
+        ("encoder.weight", r"no model of this library \(its first keys: encoder\.weight"),
     ],
 )
 def test_other_family(convert, state, key, family):
     # What the families share with RepViT-SAM must not mislead.
     parts = ("mask_decoder.", "image_encoder.neck.") if key.startswith("image_encoder.") else "mask_decoder."
     shared = {k: v for k, v in state.items() if k.startswith(parts)}
-    with pytest.raises(
-        CheckpointError, match=rf"source\.pt: these are the weights of .*{family}.*, which this converter does not know"
-    ):
+    with pytest.raises(CheckpointError, match=rf"source\.pt: these are the weights of {family}"):
         convert({key: torch.zeros(3, 3), **shared})
+
+
+def test_edgesam_is_named(convert, state):
+    """It has RepViT's keys, and two parts more: not 302 lines about another model."""
+    with pytest.raises(
+        CheckpointError, match=r"these are the weights of EdgeSAM, which this library has no model for$"
+    ):
+        convert({**state, "image_encoder.fuse_stage2.op_list.0.weight": torch.zeros(3)})
+
+
+def test_vit_of_another_input_side(convert):
+    """Tables of positions of 4 x 4 patches in place of 8 x 8, and of 7 relative ones: trained at 64 pixels."""
+    small = dataclasses.replace(
+        PRESETS["tiny_vit_sam"],
+        image_encoder=dataclasses.replace(PRESETS["tiny_vit_sam"].image_encoder, grid_size=4),
+        image_size=64,
+    )
+    weights = synthetic.synthetic_state_dict(synthetic.manifest(small))
+    assert weights["image_encoder.pos_embed"].shape[1] == 4
+    state = {key: torch.from_numpy(value) for key, value in weights.items()}
+    found, metadata = convert(state)
+    assert metadata.config == small
+    np.testing.assert_array_equal(found["image_encoder/pos_embed"], weights["image_encoder.pos_embed"][0])
+    _, metadata = convert(state, preset="tiny_vit_sam", image_size=128)
+    assert metadata.config == dataclasses.replace(small, image_size=128)
+    state["image_encoder.pos_embed"] = torch.zeros(1, 4, 5, 32)
+    with pytest.raises(CheckpointError, match=r"wrong shape: image_encoder\.pos_embed is \(1, 4, 5, 32\)"):
+        convert(state)
 
 
 def test_preset_contradicts_the_file(convert, state):

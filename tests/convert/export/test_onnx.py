@@ -101,7 +101,7 @@ PROMPTS = {
     "points": {"point_coords": [[20, 30], [50, 40], [60, 10]], "point_labels": [1, 0, -1]},
     "box": {"box": [5, 5, 70, 50]},
     "both": {"point_coords": [[20, 30]], "point_labels": [0], "box": [5, 5, 70, 50]},
-    "many": {"point_coords": [[[20, 30]], [[1, 2], [50, 40]], [[9, 9]]], "point_labels": [[1], [1, 0], [0]]},
+    "many": {"point_coords": [[[20, 30]], [[1, 2], [50, 40]], [[9, 9]]], "point_labels": [[1], [1, 0], [1]]},
     "mask": {"mask_input": np.linspace(-3, 3, 32 * 32, dtype=np.float32).reshape(1, 32, 32)},
     "masks": {
         "point_coords": [[[20, 30]], [[50, 40]]],

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from PIL import Image
 import repvit_sam_jax
 from repvit_sam_jax import PRESETS, SamAutomaticMaskGenerator, SamPredictor, __version__, cli, load
 from repvit_sam_jax.cli import common
+from repvit_sam_jax.data.sources import open_source
 from repvit_sam_jax.inference.overlay import draw_masks, draw_overlay
 from repvit_sam_jax.weights import checkpoint
 
@@ -315,7 +317,9 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
     thresholds = ["--pred-iou-thresh", "-1", "--stability-score-thresh", "1e-6"]
     run(monkeypatch, *given, *thresholds, "--pngs", "--json")
     result = json.loads(capsys.readouterr().out)
-    records = json.loads((out / "records.json").read_text())
+    content = json.loads((out / "records.json").read_text())
+    assert content["images"] == [{"id": 1, "file_name": "photo.png", "width": 80, "height": 60}]
+    records = content["annotations"]
     assert result["masks"] == len(records) > 0
     assert result["points"] == 9
     assert set(result["seconds"]) == {"load", "compile", "generate"}
@@ -323,7 +327,8 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
     settings = {"points_per_side": 3, "pred_iou_thresh": -1, "stability_score_thresh": 1e-6}
     expected = SamAutomaticMaskGenerator(model, params, **settings).generate(read(photo))
     modes = SamAutomaticMaskGenerator(model, params, **settings, output_mode="coco_rle").generate(read(photo))
-    assert records == modes
+    coco = [{"id": i + 1, "image_id": 1, "category_id": 1, "iscrowd": 0} for i in range(len(modes))]
+    assert records == [{**about, **record} for about, record in zip(coco, modes, strict=True)]
     for i, record in enumerate(expected):
         np.testing.assert_array_equal(read(out / f"mask_{i:04d}.png") > 0, record["segmentation"])
     assert read(out / "overlay.png").shape == (60, 80, 3)
@@ -335,10 +340,11 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("photo_is", "out_is", "message"),
-    [("folder", "new", "is a folder; `everything` takes one photo"), ("file", "in a file", "photo.png is no folder")],
+    [("empty folder", "new", "holds no file with an extension that"), ("file", "in a file", "photo.png is no folder")],
 )
 def test_everything_says_at_once_what_can_not_be(photo, tmp_path, monkeypatch, capsys, photo_is, out_is, message):
-    given = photo.parent if photo_is == "folder" else photo
+    given = photo if photo_is == "file" else photo.parent / "empty"
+    (photo.parent / "empty").mkdir()
     out = tmp_path / "out" if out_is == "new" else photo / "out"
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, "everything", given, "--out", out)
@@ -387,7 +393,7 @@ def test_an_earlier_mask_stays_when_the_new_one_can_not_be_written(weights, phot
 
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(SystemExit):
-        run(monkeypatch, "segment", photo, "--point", "3,4", "--weights", weights, "--out", out)
+        run(monkeypatch, "segment", photo, "--point", "3,4", "--weights", weights, "--out", out, "--overwrite")
     assert out.read_bytes() == b"an earlier mask"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mask.png", "photo.png"]
 
@@ -400,7 +406,7 @@ def test_a_cache_in_a_bucket_is_left_to_jax(tmp_path, monkeypatch, jax_settings)
 
 
 def test_interruption_ends_without_a_traceback(photo, tmp_path, monkeypatch, capsys):
-    def interrupted(_path):
+    def interrupted(_path, **_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("repvit_sam_jax.transforms.load_image", interrupted)
@@ -420,7 +426,8 @@ def test_everything_without_a_mask(weights, photo, tmp_path, monkeypatch, capsys
     text = capsys.readouterr().out
     assert "0 masks from 9 points" in text
     assert "compile" in text
-    assert (tmp_path / "out" / "records.json").read_text() == "[]"
+    assert "none of 27 candidates passed: 27 by pred_iou_thresh; lower --pred-iou-thresh (now 99) or --stab" in text
+    assert json.loads((tmp_path / "out" / "records.json").read_text())["annotations"] == []
     np.testing.assert_array_equal(read(tmp_path / "out" / "overlay.png"), read(photo))
 
 
@@ -434,3 +441,118 @@ def test_each_mask_has_a_colour():
     assert len({tuple(drawn[15, x]) for x in (10, 20, 30)}) == 2
     with pytest.raises(ValueError, match="mask 0 has shape"):
         draw_masks(image, masks[:, :20])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photos, two of one stem."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in {"a.png": (60, 80), "b.png": (50, 40), "a.bmp": (30, 40)}.items():
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+SEARCH = ["--points-per-side", "3", "2", "--pred-iou-thresh", "-1", "--stability-score-thresh", "1e-6"]
+
+
+def test_everything_of_a_folder(weights, photos, tmp_path, monkeypatch, capsys):
+    """COCO's form, which training reads, with the masks that each photo gives alone."""
+    (photos / "broken.png").write_bytes(b"no photo")
+    out = tmp_path / "out"
+    given = ["everything", photos, "--weights", weights, "--out", out, *SEARCH, "--json"]
+    with pytest.raises(SystemExit, match=r"error: .*broken\.png is not an image"):
+        run(monkeypatch, *given)
+    capsys.readouterr()
+    (photos / "broken.png").unlink()
+    run(monkeypatch, *given)
+    assert json.loads(capsys.readouterr().out)["photos"] == 3
+    assert sorted(path.name for path in out.iterdir()) == ["overlays", "records.json"]
+    assert sorted(path.name for path in (out / "overlays").iterdir()) == ["a.bmp.png", "a.png.png", "b.png"]
+    source = open_source([out / "records.json", photos])
+    generator = SamAutomaticMaskGenerator(
+        *load(weights), points_per_side=(3, 2), pred_iou_thresh=-1, stability_score_thresh=1e-6, output_mode="coco_rle"
+    )
+    for i, name in enumerate(("a.bmp", "a.png", "b.png")):
+        record = source[i]
+        assert record.photo == (photos / name).read_bytes()
+        found = json.loads(record.annotations)["annotations"]
+        expected = generator.generate(photos / name)
+        assert [{key: one[key] for key in expected[0]} for one in found] == expected
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, *given)
+    assert "exists and is no empty folder" in capsys.readouterr().err
+
+
+def test_everything_goes_on_where_it_was_interrupted(weights, photos, tmp_path, monkeypatch, capsys):
+    given = ["everything", photos, "--weights", weights, *SEARCH]
+    run(monkeypatch, *given, "--out", tmp_path / "whole")
+    searched = []
+    original = SamAutomaticMaskGenerator.generate_batch
+
+    def generate_batch(self, images, **options):
+        if len(searched) == 2:
+            searched.append("interrupted")
+            raise KeyboardInterrupt
+        searched.append(images[0].shape)
+        return original(self, images, **options)
+
+    monkeypatch.setattr(SamAutomaticMaskGenerator, "generate_batch", generate_batch)
+    with pytest.raises(SystemExit, match="130"):
+        run(monkeypatch, *given, "--out", tmp_path / "out")
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, *given, "--out", tmp_path / "out", "--box-nms-thresh", "0.5")
+    assert "holds an unfinished search with other settings: box_nms_thresh; give them as" in capsys.readouterr().err
+    run(monkeypatch, *given, "--out", tmp_path / "out")
+    assert searched == [(30, 40, 3), (60, 80, 3), "interrupted", (50, 40, 3)]
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
+    assert all((whole / file).read_bytes() == (out / file).read_bytes() for file in files)
+
+
+def test_a_mask_is_not_overwritten(weights, photo, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "mask.png"
+    out.write_bytes(b"an earlier mask")
+    given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", out]
+    with pytest.raises(SystemExit, match="1"):
+        run(monkeypatch, *given)
+    assert capsys.readouterr().err == f"error: --out {out} exists; give another name, or --overwrite\n"
+    assert out.read_bytes() == b"an earlier mask"
+    run(monkeypatch, *given, "--overwrite")
+    assert read(out).shape == (60, 80)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["p.jpg", "--box", "20", "10", "300.5", "400"], ["p.jpg", "--box", "20,10,300.5,400"]),
+        (["--box", "-2", "10", "30", "40", "p.jpg"], ["--box", "-2,10,30,40", "p.jpg"]),
+        (["--point", "20", "10", "--point", "1", "2", "0", "p"], ["--point", "20,10", "--point", "1,2,0", "p"]),
+        (["--box", "20,10,300,400", "5"], ["--box", "20,10,300,400", "5"]),
+        (["--box", "20,10", "300,400"], ["--box", "20,10", "300,400"]),
+        (["--points-per-side", "8", "4"], ["--points-per-side", "8", "4"]),
+    ],
+)
+def test_numbers_need_no_commas(arguments, expected):
+    assert cli._joined(arguments) == expected
+
+
+def test_warnings_are_one_line(weights, photo, tmp_path, monkeypatch, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        monkeypatch.setattr(warnings, "showwarning", lambda *a: sys.stderr.write(warnings.formatwarning(*a[:4])))
+        run(monkeypatch, "segment", photo, "--point", "20,30,0", "--weights", weights, "--out", tmp_path / "mask.png")
+    assert capsys.readouterr().err.startswith("warning: the points are all background")
+
+
+def test_photos_with_too_many_pixels(weights, photo, tmp_path, monkeypatch, capsys):
+    for command in (
+        ["segment", "--point", "1,2", "--out", tmp_path / "m.png"],
+        ["everything", "--out", tmp_path / "o"],
+    ):
+        with pytest.raises(SystemExit, match="1"):
+            run(monkeypatch, *command, photo, "--weights", weights, "--max-pixels", "4799")
+        assert "has 80 x 60 pixels, more than 4799" in capsys.readouterr().err

@@ -205,7 +205,8 @@ def test_bad_coco_files(tmp_path):
     for make, message in [
         (lambda: file.write_text("{"), "no COCO instances file"),
         (lambda: file.write_text("[]"), "no COCO instances file"),
-        (lambda: coco_file(file, ["a.jpg"], [{"image_id": 9}]), "no COCO instances file: KeyError: 9"),
+        (lambda: coco_file(file, ["a.jpg"], [{"id": 9}]), "no COCO instances file: KeyError: 'image_id'"),
+        (lambda: file.write_text("[" * 100_000), "no COCO instances file: RecursionError"),
         (lambda: coco_file(file, [], []), "lists no images"),
     ]:
         make()
@@ -234,3 +235,30 @@ def test_paths_that_name_no_source(tmp_path, shards):
     ]:
         with pytest.raises(error, match=message):
             open_source(spec)
+
+
+def test_annotations_of_images_that_are_not_listed(tmp_path):
+    """As in subsets, whose makers leave images out and not their annotations."""
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.jpg")
+    polygon = [[1, 1, 20, 1, 20, 20]]
+    given = [{"image_id": n, "segmentation": polygon} for n in (10, 9, 9)]
+    coco_file(tmp_path / "c.json", ["a.jpg"], given)
+    with pytest.warns(UserWarning, match=r"c\.json: 2 annotations are left out, whose images it does not list"):
+        source = open_source(tmp_path / "c.json")
+    assert len(json.loads(source[0].annotations)["annotations"]) == 1
+
+
+def test_separators_of_windows_and_a_byte_order_mark(tmp_path):
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "train" / "a.jpg")
+    coco_file(tmp_path / "c.json", ["train\\a.jpg"], [])
+    (tmp_path / "c.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "c.json").read_bytes())
+    assert open_source(tmp_path / "c.json")[0].photo == (tmp_path / "train" / "a.jpg").read_bytes()
+
+
+def test_gzip_under_the_name_of_a_tar(tmp_path):
+    """SA-1B's sample arrives so."""
+    with tarfile.open(tmp_path / "sa_000000.tar", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("sa_1.jpg"))
+    with pytest.raises(ValueError, match=r"compressed by gzip.*gunzip -c .*sa_000000\.tar > .*sa_000000\.plain\.tar"):
+        open_source(tmp_path / "sa_000000.tar")

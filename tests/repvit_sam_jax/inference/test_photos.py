@@ -2,6 +2,7 @@
 
 import json
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,13 +12,14 @@ from PIL import Image
 from repvit_sam_jax import PRESETS, SamPredictor, cli, load
 from repvit_sam_jax.inference import backends, photos
 from repvit_sam_jax.inference.overlay import draw_overlay
-from repvit_sam_jax.inference.photos import Failure, PhotoPrompt, Segmented, segment_photos
+from repvit_sam_jax.inference.photos import Failure, Segmented, mask_names, segment_photos
+from repvit_sam_jax.inference.prompts import Prompt
 from repvit_sam_jax.transforms import load_image
 from repvit_sam_jax.weights import checkpoint
 from tests.helpers.programs import recorded_compilations
 
-POINT = PhotoPrompt([[12, 15]], [1], None)
-BOX = PhotoPrompt([[12, 15], [3, 4]], [1, 0], [2, 3, 25, 28])
+POINT = [Prompt([[12, 15]], [1])]
+BOX = [Prompt([[12, 15], [3, 4]], [1, 0], [2, 3, 25, 28])]
 SIZES = {"a": (60, 80), "b": (33, 44), "c": (128, 60), "d": (40, 200), "e": (90, 90), "f": (64, 64)}
 
 
@@ -91,7 +93,7 @@ def test_a_prompt_for_each_photo_gives_what_single_photos_give(run, folder, tmp_
     names = sorted(path.name for path in (work / "masks").iterdir())
     assert names == sorted(path.name for path in (work / "new" / "overlays").iterdir()) == list(PROMPTS)
     for name, result in zip(PROMPTS, report["results"], strict=True):
-        alone = json.loads(run(folder / name, *FLAGS[name], "--overlay", "overlay.png", "--json")[1])
+        alone = json.loads(run(folder / name, *FLAGS[name], "--overlay", "overlay.png", "--overwrite", "--json")[1])
         np.testing.assert_array_equal(read(work / "masks" / name), read(work / "mask.png"))
         np.testing.assert_array_equal(read(work / "new" / "overlays" / name), read(work / "overlay.png"))
         assert result["predicted_iou"] == pytest.approx(alone["predicted_iou"], abs=1e-6)
@@ -145,7 +147,10 @@ BAD_PROMPTS = [
     ('{"a.png": {"points": [[1, 2]], "points": [[3, 4]]}}', "points is there twice"),
     ('{"a.png": {"point": [[1, 2]]}}', "a.png: unknown point"),
     ('{"a.png": {}}', 'a.png: expected "points", "box" or both'),
-    ('{"a.png": [[1, 2]]}', 'a.png: expected "points", "box" or both'),
+    ('{"a.png": [[1, 2]]}', 'a.png, prompt 0: expected "points", "box" or both'),
+    ('{"a.png": []}', "a.png: the list of prompts is empty"),
+    ('{"a.png": {"points": [[' + "1, " * 4000 + "1]]}}", "1, 1, 1..."),
+    ("[" * 100_000, "prompts.json: brackets within brackets, too many"),
     ('{"a.png": {"points": []}}', "a.png: points are [[x, y], [x, y, label]], got []"),
     ('{"a.png": {"points": [1, 2]}}', "a.png: a point is [x, y] or [x, y, label], got 1"),
     ('{"a.png": {"points": [[1]]}}', "a.png: a point is"),
@@ -193,17 +198,54 @@ def test_errors_before_anything_is_computed(fails, folder, tmp_path):
     fails("holds no file with an extension that Pillow reads", folder / "more.png", *point)
     fails("exists and is no empty folder", folder, *point, "--out", folder)
     fails("exists and is no empty folder", folder, *point, "--overlay", folder / "a.png")
-    (folder / "A.jpg").write_bytes(b"")
-    fails("A.jpg and a.png would write the same mask", folder, *point)
 
 
-def test_prompts_choose_among_photos_of_one_name(run, folder, tmp_path):
-    """Of two photos whose masks would have one name, only one is segmented."""
-    (folder / "a.jpg").write_bytes(b"")
-    (tmp_path / "prompts.json").write_text('{"a.png": {"points": [[1, 2]]}}')
-    code, out, _ = run(folder, "--prompts", tmp_path / "prompts.json")
+def test_photos_of_one_stem(run, folder, tmp_path):
+    """Their masks keep the extensions, also where names differ in case alone; others have none."""
+    Image.new("RGB", (40, 30)).save(folder / "A.jpg")
+    assert run(folder, "--point", "1,2")[0] == 0
+    names = sorted(path.name for path in (tmp_path / "work" / "masks").iterdir())
+    assert names == ["A.jpg.png", "a.png.png", "b.png", "c.png", "d.png", "e.png", "f.png"]
+    assert mask_names([folder / "a.png"]) == {folder / "a.png": "a"}
+
+
+def test_several_objects_a_photo(run, folder, tmp_path):
+    """Each has a mask of its own, equal to the one that it has alone; a byte order mark does no harm."""
+    prompts = {"a.png": [PROMPTS["a.png"], PROMPTS["b.png"], PROMPTS["c.png"]], "b.png": PROMPTS["b.png"]}
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8-sig")
+    code, out, _ = run(folder, "--prompts", tmp_path / "prompts.json", "--out", "masks", "--overlay", "drawn", "--json")
     assert code == 0
-    assert "1 of 1 photos" in out
+    work = tmp_path / "work"
+    names = ["a_0.png", "a_1.png", "a_2.png", "b.png"]
+    assert sorted(path.name for path in (work / "masks").iterdir()) == names
+    assert [Path(result["mask"]).name for result in json.loads(out)["results"]] == names
+    for i, name in enumerate(("a.png", "b.png", "c.png")):
+        run(folder / "a.png", *FLAGS[name], "--out", f"{i}.png")
+        np.testing.assert_array_equal(read(work / f"{i}.png"), read(work / "masks" / f"a_{i}.png"))
+
+
+def test_a_name_that_is_too_long_for_its_mask(run, folder, tmp_path, monkeypatch):
+    """The others are written."""
+    original = cli.segment.save_picture
+
+    def save(pixels, path):
+        if path.stem == "b":
+            raise OSError(36, "File name too long", str(path))
+        original(pixels, path)
+
+    monkeypatch.setattr("repvit_sam_jax.cli.segment.save_picture", save)
+    code, out, _ = run(folder, "--point", "12,15")
+    assert "File name too long" in code
+    assert "5 of 6 photos segmented" in out
+
+
+def test_kinds_of_files(folder):
+    """What Pillow only recognises is no photo, and pictures that are left out are named."""
+    for name in ("film.mpg", "data.h5", "phone.heic", "phone2.HEIC", "raw.dng"):
+        (folder / name).write_bytes(b"?")
+    with pytest.warns(UserWarning, match=r"left out, .*: 2 \.heic, 1 \.dng, 1 \.mpg; pip install pillow-heif"):
+        found = photos.list_photos(folder)
+    assert [path.stem for path in found] == list(SIZES)
 
 
 @pytest.mark.parametrize("ahead", [1, 5, 40])
@@ -222,13 +264,13 @@ def test_reading_is_ahead_and_bounded(tiny, tmp_path, monkeypatch, ahead):
             following.set()
         return np.full((20, 30, 3), int(path.stem), np.uint8)
 
-    def predict_batch(*arguments, **named):
+    def embed(*arguments):
         assert following.wait(60), "no photo was asked for while the first batch was predicted"
-        return original(*arguments, **named)
+        return original(*arguments)
 
     made = SamPredictor(*tiny)
-    original = made.predict_batch
-    monkeypatch.setattr(made, "predict_batch", predict_batch)
+    original = made.embed
+    monkeypatch.setattr(made, "embed", embed)
     for result in segment_photos(made, dict.fromkeys(paths, POINT), load):
         done += 1
         assert result.image[0, 0, 0] == int(result.path.stem)
@@ -249,8 +291,8 @@ def test_stopping_early_stops_reading(tiny, tmp_path):
     assert len(requested) <= photos.ENCODE_BATCH + photos.READ_AHEAD
 
 
-def test_kinds_of_prompts_are_batched_apart(tiny, folder, monkeypatch):
-    """As many encodings as full batches of each kind, and the rest of each."""
+def test_photos_are_encoded_in_batches(tiny, folder, monkeypatch):
+    """Whatever their prompts are."""
     sizes = []
     made = SamPredictor(*tiny)
     original = made.embed
@@ -259,8 +301,8 @@ def test_kinds_of_prompts_are_batched_apart(tiny, folder, monkeypatch):
     kinds = {"a": POINT, "b": BOX, "c": POINT, "d": POINT, "e": BOX, "f": BOX}
     prompts = {folder / f"{name}.png": prompt for name, prompt in kinds.items()}
     found = {done.path.stem: done for done in segment_photos(made, prompts)}
-    assert sizes == [2, 2, 1, 1]
-    assert list(found) == ["a", "c", "b", "e", "d", "f"]
+    assert sizes == [2, 2, 2]
+    assert list(found) == list(kinds)
     assert all(isinstance(done, Segmented) and done.mask.shape == SIZES[name] for name, done in found.items())
     failed = list(segment_photos(made, {folder / "notes.txt": POINT}))
     assert failed == [Failure(folder / "notes.txt", f"{folder / 'notes.txt'} is not an image that Pillow can read")]

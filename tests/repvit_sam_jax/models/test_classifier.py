@@ -121,10 +121,10 @@ def test_files_there_and_back(source, tiny, tmp_path):
     assert relative_rms(classify(model, params, images), classify(*trained, images)) < 1e-6
     with pytest.raises(ValueError, match=r"\[B, 64, 64, 3\].*got \(1, 32, 64, 3\)"):
         model.classify(params, images[:, :32])
-    with pytest.raises(CheckpointError, match="holds the classifier tiny_repvit_distill; load_classifier reads it"):
+    with pytest.raises(CheckpointError, match="holds the classifier tiny_repvit_distill, no segmenter; `repvit-sam"):
         load(tmp_path / "a.safetensors")
     checkpoint.save(tmp_path / "sam.safetensors", tiny[1], checkpoint.Metadata(PRESETS["tiny"], "deploy"))
-    with pytest.raises(CheckpointError, match="holds the segmenter tiny; load reads it"):
+    with pytest.raises(CheckpointError, match="holds the segmenter tiny, no classifier; `repvit-sam segment`"):
         load_classifier(tmp_path / "sam.safetensors")
 
 

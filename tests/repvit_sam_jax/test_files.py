@@ -1,0 +1,73 @@
+"""Files and folders that are written whole or not at all, and what killed processes leave."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from repvit_sam_jax import files
+
+NOBODY = 2**22 + 1  # no process has this number: Linux ends at 2**22
+
+
+def test_leftovers_of_processes_that_are_gone(tmp_path):
+    """The next one that writes the same removes them, if they are old; others stay."""
+    old = [tmp_path / f".mask.png.{NOBODY}.abcdef", tmp_path / f".out.{NOBODY}.x1"]
+    new = [tmp_path / f".mask.png.{NOBODY}.new", tmp_path / f".mask.png.{os.getpid()}.mine", tmp_path / ".mask.png.x"]
+    for path in (old[0], *new):
+        path.touch()
+    old[1].mkdir()
+    (old[1] / "records.json").touch()
+    for path in (*old, *new[1:]):
+        os.utime(path, (0, 0))
+    files.write_atomically(tmp_path / "mask.png", lambda path: path.write_text("mask"))
+    assert not old[0].exists()
+    with files.new_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    assert not old[1].exists()
+    assert all(path.exists() for path in new)
+
+
+def test_a_folder_with_nothing_but_leftovers_is_empty(tmp_path):
+    left = tmp_path / "out" / f".out.{NOBODY}.abc"
+    left.mkdir(parents=True)
+    assert files.is_taken(tmp_path / "out")  # it may be the work of another machine
+    os.utime(left, (0, 0))
+    assert not files.is_taken(tmp_path / "out")
+    with files.new_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_a_killed_process_leaves_a_name_that_is_recognised(tmp_path):
+    program = f"""
+import os, signal
+from pathlib import Path
+from repvit_sam_jax.files import write_atomically
+write_atomically(Path({str(tmp_path / "mask.png")!r}), lambda path: os.kill(os.getpid(), signal.SIGKILL))
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".mask.png.")
+    os.utime(left, (0, 0))
+    files.write_atomically(tmp_path / "mask.png", lambda path: path.write_text("mask"))
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+def test_long_names(tmp_path):
+    """The temporary name is shorter than the longest name that a file may have."""
+    name = "x" * 251 + ".png"
+    files.write_atomically(tmp_path / name, lambda path: path.write_text("mask"))
+    assert (tmp_path / name).read_text() == "mask"
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch):
+    def refuse(*_args, **_named):
+        raise PermissionError(13, "Permission denied", str(tmp_path / ".mask.png.12.x"))
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(PermissionError) as caught:
+        files.write_atomically(tmp_path / "mask.png", lambda path: None)
+    assert str(caught.value) == f"[Errno 13] Permission denied: '{tmp_path / 'mask.png'}'"
