@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class Row:
     tolerance: float
     case: str = ""
     """The prompt, for those of the decoder."""
+    rounding: float | None = None
+    """What rounding alone does to these weights; measured only where an export was past tolerance."""
 
     @property
     def passed(self) -> bool:
@@ -56,6 +59,7 @@ class MaskRow:
     flipped: float
     """Share of pixels that differ."""
     tolerance: float
+    rounding: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -94,9 +98,12 @@ class Report:
 
     def to_text(self) -> str:
         """The tables, as Markdown; one of the decoder is shown for the prompt where it differs most."""
+        rounded = any(row.rounding is not None for row in (*self.rows, *self.masks))
+        extra = lambda text: f" {text} |" if rounded else ""
+        shown_rounding: Callable[[Any], str] = lambda row: extra("" if row.rounding is None else f"{row.rounding:.2e}")
         lines = [
-            "| form | intermediate | max abs | relative | cosine | tolerance | |",
-            "|---|---|---:|---:|---:|---:|---|",
+            f"| form | intermediate | max abs | relative | cosine |{extra('rounding alone')} tolerance | |",
+            f"|---|---|---:|---:|---:|{'---:|' * rounded}---:|---|",
         ]
         worst: dict[tuple[str, str], Row] = {}
         for row in self.rows:
@@ -105,12 +112,13 @@ class Report:
                 worst[row.form, row.name] = row
         for row in worst.values():
             name = f"{row.name} ({row.case})" if row.case else row.name
-            numbers = f"{row.max_absolute:.2e} | {row.relative:.2e} | {row.cosine:.9f} | {row.tolerance:.0e}"
-            lines.append(f"| {row.form} | {name} | {numbers} | {_verdict(row.passed)} |")
+            numbers = f"{row.max_absolute:.2e} | {row.relative:.2e} | {row.cosine:.9f} |{shown_rounding(row)}"
+            lines.append(f"| {row.form} | {name} | {numbers} {row.tolerance:.0e} | {_verdict(row.passed)} |")
         if self.masks:
-            lines += ["", "| form | prompt | mask IoU | flipped pixels | tolerance | |", "|---|---|---:|---:|---:|---|"]
+            title = f"| form | prompt | mask IoU | flipped pixels |{extra('rounding alone')} tolerance | |"
+            lines += ["", title, f"|---|---|---:|---:|{'---:|' * rounded}---:|---|"]
         for mask in self.masks:
-            numbers = f"{mask.iou:.7f} | {mask.flipped:.2e} | {mask.tolerance:.0e}"
+            numbers = f"{mask.iou:.7f} | {mask.flipped:.2e} |{shown_rounding(mask)} {mask.tolerance:.0e}"
             lines.append(f"| {mask.form} | {mask.case} | {numbers} | {_verdict(mask.passed)} |")
         failed = sum(not row.passed for row in self.rows) + sum(not row.passed for row in self.masks)
         total = len(self.rows) + len(self.masks)

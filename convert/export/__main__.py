@@ -17,18 +17,28 @@ EXTRAS = {"onnx": "export", "coreml": "export", "litert": "litert"}
 """Commands that need more than the extra `convert`, which brings the first package that they miss."""
 
 
-def onnx(weights: Source, *, out: Path, image_size: Size = None, full_size: bool = False) -> None:
+def onnx(
+    weights: Source,
+    *,
+    out: Path,
+    image_size: Size = None,
+    full_size: bool = False,
+    allow_past_tolerance: bool = False,
+) -> None:
     """Image encoder and mask decoder as ONNX files, checked in ONNX Runtime against JAX.
 
     Args:
       weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: A folder that is new or empty, for encoder.onnx and decoder.onnx.
       image_size: Side of the input square in pixels, if not the checkpoint's.
-      full_size: A decoder that also gives masks at the photo's size.
+      full_size: A decoder that also gives masks at the photo's size, with the inputs and outputs of SAM's own export.
+      allow_past_tolerance: Write files that do not compute what the JAX model does, and say so beside and in them.
     """
     from .onnx import export_onnx
 
-    print(export_onnx(weights, out, image_size=image_size, full_size=full_size).to_text())
+    allow = allow_past_tolerance
+    report = export_onnx(weights, out, image_size=image_size, full_size=full_size, allow_past_tolerance=allow)
+    print(report.to_text())
     print(f"wrote {out}/encoder.onnx, decoder.onnx")
 
 
@@ -41,6 +51,7 @@ def coreml(
     target: Literal["iOS16", "iOS17", "iOS18"] = "iOS17",
     compress: Literal["int8", "palette6"] | None = None,
     input_type: Annotated[Literal["image", "array"], tyro.conf.arg(name="input")] = "image",
+    allow_past_tolerance: bool = False,
 ) -> None:
     """Image encoder and mask decoder as Core ML packages, read back and checked against JAX; needs no Mac.
 
@@ -52,25 +63,28 @@ def coreml(
       target: The oldest system that is to run them.
       compress: Weights as 8-bit integers, or as 6-bit indices into a palette a tensor.
       input_type: The encoder takes an 8-bit image, or an array of numbers.
+      allow_past_tolerance: Write packages that do not compute what the JAX model does, and say so beside and in them.
     """
     from .coreml import export_coreml, summary
 
     given: dict[str, Any] = {"precision": precision, "target": target, "compress": compress, "input_type": input_type}
+    given["allow_past_tolerance"] = allow_past_tolerance
     print(export_coreml(weights, out, image_size=image_size, **given).to_text())
     print(f"wrote to {out}\n{summary(out)}")
 
 
-def litert(weights: Source, *, out: Path, image_size: Size = None) -> None:
+def litert(weights: Source, *, out: Path, image_size: Size = None, allow_past_tolerance: bool = False) -> None:
     """Image encoder and mask decoder as LiteRT files for Android, checked in LiteRT against JAX.
 
     Args:
       weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
       out: A folder that is new or empty, for encoder.tflite and decoder.tflite.
       image_size: Side of the input square in pixels, if not the checkpoint's.
+      allow_past_tolerance: Write files that do not compute what the JAX model does, and say so beside them.
     """
     from .litert import export_litert
 
-    print(export_litert(weights, out, image_size=image_size).to_text())
+    print(export_litert(weights, out, image_size=image_size, allow_past_tolerance=allow_past_tolerance).to_text())
     print(f"wrote {out}/encoder.tflite, decoder.tflite")
 
 
@@ -81,6 +95,7 @@ def stablehlo(
     platforms: str = "cpu,cuda,tpu",
     function: Literal["segment", "encode", "decode"] = "segment",
     image_size: Size = None,
+    allow_past_tolerance: bool = False,
 ) -> None:
     """A function with its weights as a jax.export artifact, for any number of images; loading it needs only JAX.
 
@@ -91,11 +106,13 @@ def stablehlo(
       function: Images and prompts to masks; or a half of that, images to embeddings, or embeddings and prompts to
         masks.
       image_size: Side of the input square in pixels, if not the checkpoint's.
+      allow_past_tolerance: Write a file that does not compute what the JAX model does, and say so beside it.
     """
     from .stablehlo import export_stablehlo
 
     names = [name.strip() for name in platforms.split(",") if name.strip()]
-    report = export_stablehlo(weights, out, platforms=names, function=function, image_size=image_size)
+    given: dict[str, Any] = {"function": function, "allow_past_tolerance": allow_past_tolerance}
+    report = export_stablehlo(weights, out, platforms=names, image_size=image_size, **given)
     print(report.to_text())
     if "cpu" not in names:
         print("compared on the CPU: the same function, lowered for cpu as well")

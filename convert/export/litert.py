@@ -17,13 +17,25 @@ from ..report import Report
 from .modules import DECODER_INPUTS, Decoder, Encoder
 from .quiet import import_quietly, quietly
 from .source import Source, read_source
-from .verify import ExportError, PromptCase, Reference, Tolerances, gate, reference, verify
+from .verify import (
+    PAST_TOLERANCE,
+    ExportError,
+    PromptCase,
+    Reference,
+    Tolerances,
+    gate,
+    reference,
+    verify,
+    write_table,
+)
 
 NUM_POINTS = 2
 """Points that the decoder takes, whose shapes are fixed: a point with the not-a-point, or the corners of a box."""
 
 
-def export_litert(weights: Path, out: Path, *, image_size: int | None = None) -> Report:
+def export_litert(
+    weights: Path, out: Path, *, image_size: int | None = None, allow_past_tolerance: bool = False
+) -> Report:
     """Write `encoder.tflite` and `decoder.tflite`, all or nothing.
 
     The encoder takes `images` [1, 3, S, S], as `transforms.preprocess` makes them; the decoder is `modules.Decoder` for
@@ -33,9 +45,10 @@ def export_litert(weights: Path, out: Path, *, image_size: int | None = None) ->
       weights: a `.safetensors` file of this library or a PyTorch checkpoint.
       out: a folder that is new or empty.
       image_size: side of the input square in pixels, if not the checkpoint's.
+      allow_past_tolerance: write files that do not compute what the JAX model computes, with the table beside them.
 
     Returns:
-      The comparison with the JAX model, within tolerance.
+      The comparison with the JAX model, within tolerance unless that is allowed not to be.
 
     Raises:
       ValueError: the converter is missing, `out` is not empty, or the image size is no multiple of 16.
@@ -53,7 +66,9 @@ def export_litert(weights: Path, out: Path, *, image_size: int | None = None) ->
         twin = source.twin()
         _convert(Encoder(twin), (images,), folder / "encoder.tflite")
         _convert(Decoder(twin), decoded, folder / "decoder.tflite")
-        return gate(check(source, folder))
+        report = gate(check(source, folder), source, allow=allow_past_tolerance)
+        write_table(report, folder / PAST_TOLERANCE)
+        return report
 
 
 def _convert(module: nn.Module, example: tuple[torch.Tensor, ...], path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
 
 from repvit_sam_jax import transforms
 from repvit_sam_jax.config import SamConfig
+from repvit_sam_jax.files import write_atomically
 from repvit_sam_jax.inference.prompts import append_not_a_point
 from repvit_sam_jax.models.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT, Prompts
 from repvit_sam_jax.models.sam import Sam
@@ -17,6 +20,11 @@ from repvit_sam_jax.models.sam import Sam
 from ..report import DECODER_TOLERANCE, FLIP_TOLERANCE, MaskRow, Report, Row, compare, encoder_tolerance
 from ..synthetic import PHOTO, synthetic_image
 from .source import Source
+
+Precision = Literal["float32", "float16"]
+
+PAST_TOLERANCE = "past_tolerance.md"
+"""File beside an export that is."""
 
 
 class ExportError(ValueError):
@@ -203,22 +211,44 @@ def _mask_row(what: str, case: str, found: np.ndarray, expected: Reference, tole
     return MaskRow(what, case, float(min(ious)), float(np.mean(flipped)), tolerance)
 
 
-def gate(report: Report) -> Report:
-    """The report if all of it is within tolerance.
+def gate(report: Report, source: Source, precision: Precision = "float32", *, allow: bool = False) -> Report:
+    """The report, with what rounding alone does beside it if something was past tolerance.
+
+    Args:
+      report: from `verify`, or its like.
+      source: the weights.
+      precision: the export's.
+      allow: let pass what is past all bars; the report says that it did not.
 
     Raises:
-      ExportError: naming the worst comparison.
+      ExportError: it is past tolerance, and past what rounding does; the worst comparison is named.
     """
     if report.passed:
         return report
+    from .rounding import with_rounding  # torch, which not all exports need
+
+    report = with_rounding(report, source, precision)
+    if report.passed or allow:
+        return report
+    raise ExportError(f"{worst(report)} and was not written; --allow-past-tolerance writes it all the same")
+
+
+def worst(report: Report) -> str:
+    """What is furthest past tolerance, in a sentence."""
     compared: list[Row | MaskRow] = [*report.rows, *report.masks]
     failed = [row for row in compared if not row.passed]
     figure = lambda row: row.relative if isinstance(row, Row) else row.flipped
-    worst = max(failed, key=lambda row: np.nan_to_num(figure(row) / row.tolerance, nan=np.inf))
-    name = worst.name if isinstance(worst, Row) else "flipped mask pixels"
-    case = f" ({worst.case})" if worst.case else ""
-    raise ExportError(
-        f"{report.preset} in {worst.form} is past tolerance in {len(failed)} comparisons and was not written: "
-        f"{name}{case} {figure(worst):.1e}, tolerance {worst.tolerance:.0e}; `convert parity` shows whether the "
-        "weights amplify rounding"
+    row = max(failed, key=lambda row: np.nan_to_num(figure(row) / row.tolerance, nan=np.inf))
+    name = row.name if isinstance(row, Row) else "flipped mask pixels"
+    case = f" ({row.case})" if row.case else ""
+    rounding = "" if row.rounding is None else f", where rounding alone is {row.rounding:.1e}"
+    return (
+        f"{report.preset} in {row.form} is past tolerance in {len(failed)} comparisons, {name}{case} "
+        f"{figure(row):.1e} against {row.tolerance:.0e}{rounding}"
     )
+
+
+def write_table(report: Report, path: Path) -> None:
+    """Put the comparison beside files that are past tolerance; nothing if they are not."""
+    if not report.passed:
+        write_atomically(path, lambda temporary: temporary.write_text(f"{worst(report)}.\n\n{report.to_text()}\n"))

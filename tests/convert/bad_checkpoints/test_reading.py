@@ -250,9 +250,7 @@ def test_other_family(convert, state, key, family):
 
 def test_edgesam_is_named(convert, state):
     """It has RepViT's keys, and two parts more: not 302 lines about another model."""
-    with pytest.raises(
-        CheckpointError, match=r"these are the weights of EdgeSAM, which this library has no model for$"
-    ):
+    with pytest.raises(CheckpointError, match=r"are the weights of EdgeSAM, which this library has no model for$"):
         convert({**state, "image_encoder.fuse_stage2.op_list.0.weight": torch.zeros(3)})
 
 

@@ -1,11 +1,14 @@
 """How exports are compared with the JAX model."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from convert.export import verify
+from convert.export import rounding, verify
+from convert.export.source import read_source
+from convert.report import Report
 from convert.synthetic import PHOTO
 from repvit_sam_jax.config import PRESETS
 
@@ -25,3 +28,22 @@ def test_flipped_pixels_are_finer_than_the_model_sees(square):
     assert row.flipped == pytest.approx(3 / (PHOTO[1] if square else PHOTO[0]), rel=1e-3)
     assert not row.passed
     assert verify._mask_row("onnx", "point", ramp, expected, 1e-5).passed
+
+
+def test_rounding_alone(shallow):
+    """The twin's in float32 is what exports may have in place of a bar; in float16 it is a thousand times more."""
+    source = read_source(shallow)
+    alone = {precision: rounding.measure(source, precision) for precision in ("float32", "float16")}
+    for row, half in zip(alone["float32"].rows, alone["float16"].rows, strict=True):
+        assert 1e-9 < row.relative < 1e-5
+        assert 100 * row.relative < half.relative < 0.1
+    rows = [
+        dataclasses.replace(row, form="x", relative=1.9 * row.relative, tolerance=1e-9) for row in alone["float32"].rows
+    ]
+    report = Report("tiny", (*rows, dataclasses.replace(rows[0], name="embedding, padded")), ())
+    assert not report.passed
+    assert verify.gate(report, source).passed
+    worse = dataclasses.replace(rows[0], relative=2.1 * exact[0].relative)
+    with pytest.raises(verify.ExportError, match=r"tiny in x is past tolerance in 1 comparisons, embedding .* round"):
+        verify.gate(Report("tiny", (worse, *rows[1:]), ()), source)
+    assert "| rounding alone |" in verify.gate(report, source).to_text()

@@ -1,0 +1,100 @@
+"""What rounding alone does to a model's weights, where an export of them is past tolerance.
+
+The bars suit well-conditioned weights. Weights that amplify rounding can't be nearer to JAX than their own arithmetic
+is to itself: what that is, the PyTorch twin shows, in the precision of the export against float64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..report import MaskRow, Report, Row
+from .modules import DECODER_INPUTS, Decoder, Encoder
+from .source import Source
+from .verify import Decode, Precision, PromptCase, Reference, Tolerances, reference, verify
+
+FACTOR = 2.0
+"""Two computations that both round may differ by the sum of what each of them is off."""
+
+
+def with_rounding(report: Report, source: Source, precision: Precision) -> Report:
+    """The report of an export with what rounding alone does beside each figure, and bars that are not below it.
+
+    Args:
+      report: from `verify`, or its like.
+      source: the weights.
+      precision: the export's. For float16, weights and what layers give are rounded; sums stay float32, as in the
+        hardware that computes in float16.
+    """
+    alone = measure(source, precision)
+    rows = {(row.name, row.case): row.relative for row in alone.rows}
+    flips = {row.case: row.flipped for row in alone.masks}
+
+    def of_row(row: Row) -> Row:
+        # An embedding may be compared in several ways, and a case of the export's own has none here: the worst serves.
+        name = row.name.partition(",")[0]
+        others = [value for (other, _), value in rows.items() if other == name]
+        value = rows.get((name, row.case), max(others, default=0.0))
+        return dataclasses.replace(row, rounding=value, tolerance=max(row.tolerance, FACTOR * value))
+
+    def of_mask(row: MaskRow) -> MaskRow:
+        value = flips.get(row.case, max(flips.values(), default=0.0))
+        return dataclasses.replace(row, rounding=value, tolerance=max(row.tolerance, FACTOR * value))
+
+    return dataclasses.replace(report, rows=tuple(map(of_row, report.rows)), masks=tuple(map(of_mask, report.masks)))
+
+
+def measure(source: Source, precision: Precision) -> Report:
+    """The twin in a precision against the twin in float64, in the rows of `verify`."""
+    exact = dataclasses.replace(reference(source), masks={}, iou={})
+    encode, decode = _run(source, torch.float64, exact)
+    embeddings = encode(exact)
+    for case in exact.cases:  # those with a mask come after the one that gives it
+        exact.masks[case.name], exact.iou[case.name] = decode(embeddings[:1], case)
+    exact = dataclasses.replace(exact, embeddings=embeddings.transpose(0, 2, 3, 1))
+    encode, decode = _run(source, torch.float32, exact, half=precision == "float16")
+    return verify(exact, "rounding", encode, decode, Tolerances.float32(source.config))
+
+
+def _run(
+    source: Source, dtype: torch.dtype, expected: Reference, half: bool = False
+) -> tuple[Callable[[Reference], np.ndarray], Decode]:
+    twin, side = source.twin(), source.config.low_res_size
+    encoder, decoder = Encoder(twin).to(dtype).eval(), Decoder(twin).to(dtype).eval()
+    if half:
+        _round_to_half(encoder)
+        _round_to_half(decoder)
+    tensor = lambda value: torch.from_numpy(np.ascontiguousarray(value)).to(dtype)
+
+    def encode(given: Reference) -> np.ndarray:
+        with torch.no_grad():
+            return encoder(tensor(given.images.transpose(0, 3, 1, 2))).numpy()
+
+    def decode(embedding: np.ndarray, case: PromptCase) -> tuple[np.ndarray, np.ndarray]:
+        mask = expected.mask_input if case.masked else np.zeros((side, side), np.float32)
+        given = {"image_embeddings": embedding, **case.feeds(mask)}
+        with torch.no_grad():
+            masks, iou = decoder(*(tensor(given[name]) for name in DECODER_INPUTS))
+        return masks.numpy(), iou.numpy()
+
+    return encode, decode
+
+
+def _round_to_half(module: nn.Module) -> None:
+    """Round weights, and what each layer gives; but not positions, which exports keep in float32."""
+    positions = [m for m in module.modules() if type(m).__name__ == "PositionEncoding"]
+    for layer in module.modules():
+        if list(layer.children()) or layer in positions:
+            continue
+        for weight in layer.parameters(recurse=False):
+            weight.data = weight.data.half().to(weight.dtype)
+        layer.register_forward_hook(lambda _layer, _given, found: _rounded(found))
+
+
+def _rounded(found: Tensor) -> Tensor:
+    return found.half().to(found.dtype) if torch.is_tensor(found) and found.is_floating_point() else found
