@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,10 @@ class Report:
         """The tables, as Markdown; one of the decoder is shown for the prompt where it differs most."""
         rounded = any(row.rounding is not None for row in (*self.rows, *self.masks))
         extra = lambda text: f" {text} |" if rounded else ""
-        shown_rounding: Callable[[Any], str] = lambda row: extra("" if row.rounding is None else f"{row.rounding:.2e}")
+
+        def shown_rounding(row: Row | MaskRow) -> str:
+            return extra("" if row.rounding is None else f"{row.rounding:.2e}")
+
         lines = [
             f"| form | intermediate | max abs | relative | cosine |{extra('rounding alone')} tolerance | |",
             f"|---|---|---:|---:|---:|{'---:|' * rounded}---:|---|",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from .verify import (
     PAST_TOLERANCE,
     ExportError,
     PromptCase,
+    Refer,
     Reference,
     Tolerances,
     gate,
@@ -100,8 +102,8 @@ def export_coreml(
         for name, model in (("encoder", encoder), ("decoder", decoder)):
             _save(_compressed(model, compress), folder / f"{name}.mlpackage", about)
         check_structure(twin, folder, precision)
-        report = check(source, folder, BARS.get(compress or precision))
-        report = gate(report, source, precision, allow=allow_past_tolerance)
+        compare_with = functools.partial(check, source, folder, bars=BARS.get(compress or precision))
+        report = gate(compare_with, source, precision, allow=allow_past_tolerance)
         if not report.passed:
             about |= {"past_tolerance": worst(report)}
             for name, model in (("encoder", encoder), ("decoder", decoder)):
@@ -258,7 +260,7 @@ def check_structure(twin: Sam, folder: Path, precision: Precision) -> None:
         raise ExportError(f"the saved encoder's convolutions are {dict(types)}, {kind} was asked for")
 
 
-def check(source: Source, folder: Path, bars: Tolerances | None = None) -> Report:
+def check(source: Source, folder: Path, refer: Refer = reference, *, bars: Tolerances | None = None) -> Report:
     """What the saved packages compute in the interpreter, against the JAX model.
 
     The photo fills the square, so that the pixels are the same on both sides. A row more compares the embedding of one
@@ -266,7 +268,7 @@ def check(source: Source, folder: Path, bars: Tolerances | None = None) -> Repor
     """
     encoder, decoder = (mil.MilProgram(folder / f"{name}.mlpackage") for name in ("encoder", "decoder"))
     bars = bars or Tolerances.float32(source.config)
-    expected = reference(source, single=True, square=True)
+    expected = refer(source, single=True, square=True)
     run = lambda photo: encoder(image=pad(photo, source.config.image_size))[ENCODER_OUTPUT]
 
     def decode(embedding: np.ndarray, case: PromptCase) -> tuple[np.ndarray, np.ndarray]:
@@ -277,7 +279,7 @@ def check(source: Source, folder: Path, bars: Tolerances | None = None) -> Repor
         return run(expected.photos[0])
 
     report = verify(expected, "coreml", encode, decode, bars)
-    padded = reference(source, cases=False)
+    padded = refer(source, cases=False)
     found = run(padded.photos[0]).transpose(0, 2, 3, 1)
     bar = bars.embedding + PADDING_TOLERANCE
     row = compare("coreml", "embedding, padded", found, padded.embeddings, bar)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from .verify import (
     PAST_TOLERANCE,
     Decode,
     PromptCase,
+    Refer,
     Reference,
     Tolerances,
     gate,
@@ -85,7 +87,7 @@ def export_onnx(
         twin = source.twin()
         export_encoder(twin, folder / "encoder.onnx", source.metadata())
         export_decoder(twin, folder / "decoder.onnx", source.metadata(), full_size=full_size)
-        report = gate(check(source, folder), source, allow=allow_past_tolerance)
+        report = gate(functools.partial(check, source, folder), source, allow=allow_past_tolerance)
         if not report.passed:
             _add_metadata(folder, past_tolerance=worst(report))
             write_table(report, folder / PAST_TOLERANCE)
@@ -157,7 +159,7 @@ def session(path: Path) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def check(source: Source, folder: Path) -> Report:
+def check(source: Source, folder: Path, refer: Refer = reference) -> Report:
     """What the files of a folder compute, against the JAX model."""
     encoder, decoder = (session(folder / f"{name}.onnx") for name in ("encoder", "decoder"))
 
@@ -167,7 +169,7 @@ def check(source: Source, folder: Path) -> Report:
         run = lambda given: encoder.run([ENCODER_OUTPUT], {ENCODER_INPUT: given})[0]
         return np.concatenate([run(images[:1]), run(images)[1:]])
 
-    expected = reference(source, batch=2)
+    expected = refer(source, batch=2)
     bars = Tolerances.float32(source.config)
     report = verify(expected, "onnx", encode, decode_with(decoder, expected), bars)
     if "masks" not in [given.name for given in decoder.get_outputs()]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +23,22 @@ FACTOR = 2.0
 """Two computations that both round may differ by the sum of what each of them is off."""
 
 
+def exact_reference(source: Source, batch: int = 1, **options: bool) -> Reference:
+    """As `verify.reference`, of the PyTorch twin in float64."""
+    expected = reference(source, batch, **options)
+    exact = dataclasses.replace(expected, masks={}, iou={})
+    encode, decode = _run(source, torch.float64, exact)
+    embeddings = encode(exact)
+    for case in exact.cases:  # those with a mask come after the one that gives it
+        exact.masks[case.name], exact.iou[case.name] = decode(embeddings[:1], case)
+    return dataclasses.replace(exact, embeddings=embeddings.transpose(0, 2, 3, 1))
+
+
 def with_rounding(report: Report, source: Source, precision: Precision) -> Report:
-    """The report of an export with what rounding alone does beside each figure, and bars that are not below it.
+    """The report with what rounding alone does beside each figure, and bars that are not below it.
 
     Args:
-      report: from `verify`, or its like.
+      report: a comparison with `exact_reference`.
       source: the weights.
       precision: the export's. For float16, weights and what layers give are rounded; sums stay float32, as in the
         hardware that computes in float16.
@@ -35,28 +47,31 @@ def with_rounding(report: Report, source: Source, precision: Precision) -> Repor
     rows = {(row.name, row.case): row.relative for row in alone.rows}
     flips = {row.case: row.flipped for row in alone.masks}
 
+    def changes(row: Row | MaskRow, value: float) -> dict[str, Any]:
+        bar = max(row.tolerance, FACTOR * value)
+        return {"form": f"{row.form}, float64", "rounding": value, "tolerance": bar}
+
     def of_row(row: Row) -> Row:
         # An embedding may be compared in several ways, and a case of the export's own has none here: the worst serves.
         name = row.name.partition(",")[0]
         others = [value for (other, _), value in rows.items() if other == name]
         value = rows.get((name, row.case), max(others, default=0.0))
-        return dataclasses.replace(row, rounding=value, tolerance=max(row.tolerance, FACTOR * value))
+        return dataclasses.replace(
+            row, form=f"{row.form}, float64", rounding=value, tolerance=max(row.tolerance, FACTOR * value)
+        )
 
     def of_mask(row: MaskRow) -> MaskRow:
         value = flips.get(row.case, max(flips.values(), default=0.0))
-        return dataclasses.replace(row, rounding=value, tolerance=max(row.tolerance, FACTOR * value))
+        return dataclasses.replace(
+            row, form=f"{row.form}, float64", rounding=value, tolerance=max(row.tolerance, FACTOR * value)
+        )
 
     return dataclasses.replace(report, rows=tuple(map(of_row, report.rows)), masks=tuple(map(of_mask, report.masks)))
 
 
 def measure(source: Source, precision: Precision) -> Report:
     """The twin in a precision against the twin in float64, in the rows of `verify`."""
-    exact = dataclasses.replace(reference(source), masks={}, iou={})
-    encode, decode = _run(source, torch.float64, exact)
-    embeddings = encode(exact)
-    for case in exact.cases:  # those with a mask come after the one that gives it
-        exact.masks[case.name], exact.iou[case.name] = decode(embeddings[:1], case)
-    exact = dataclasses.replace(exact, embeddings=embeddings.transpose(0, 2, 3, 1))
+    exact = exact_reference(source)
     encode, decode = _run(source, torch.float32, exact, half=precision == "float16")
     return verify(exact, "rounding", encode, decode, Tolerances.float32(source.config))
 

@@ -69,7 +69,9 @@ class PromptCase:
         return {
             "point_coords": coords,
             "point_labels": labels,
-            "mask_input": mask[None, None] if self.masked else np.zeros((1, 1, *mask.shape), np.float32),
+            "mask_input": mask[None, None].astype(np.float32)
+            if self.masked
+            else np.zeros((1, 1, *mask.shape), np.float32),
             "has_mask_input": np.array([self.masked], np.float32),
         }
 
@@ -187,7 +189,7 @@ def verify(
     found = embeddings.transpose(0, 2, 3, 1)
     rows = [compare(what, "embedding", found, expected.embeddings, bars.embedding)]
     masks = []
-    given = expected.embeddings[:1].transpose(0, 3, 1, 2)
+    given = expected.embeddings[:1].transpose(0, 3, 1, 2).astype(np.float32)
     for case in expected.cases:
         low_res, iou = decode(given, case)
         rows.append(compare(what, "low_res_masks", low_res, expected.masks[case.name], bars.masks, case=case.name))
@@ -211,11 +213,20 @@ def _mask_row(what: str, case: str, found: np.ndarray, expected: Reference, tole
     return MaskRow(what, case, float(min(ious)), float(np.mean(flipped)), tolerance)
 
 
-def gate(report: Report, source: Source, precision: Precision = "float32", *, allow: bool = False) -> Report:
-    """The report, with what rounding alone does beside it if something was past tolerance.
+Refer = Callable[..., Reference]
+"""`reference`, or `rounding.exact_reference`, which takes the same."""
+
+
+def gate(
+    check: Callable[[Refer], Report], source: Source, precision: Precision = "float32", *, allow: bool = False
+) -> Report:
+    """The comparison of an export with the JAX model or, where it is past tolerance, with exact arithmetic.
+
+    Weights may amplify rounding so much that JAX in float32 is past the bars itself. Then the PyTorch twin in float64
+    is the reference, and what rounding alone does to the twin in the export's precision is a bar besides.
 
     Args:
-      report: from `verify`, or its like.
+      check: from what makes the reference to a report of `verify`, or its like.
       source: the weights.
       precision: the export's.
       allow: let pass what is past all bars; the report says that it did not.
@@ -223,11 +234,12 @@ def gate(report: Report, source: Source, precision: Precision = "float32", *, al
     Raises:
       ExportError: it is past tolerance, and past what rounding does; the worst comparison is named.
     """
+    report = check(reference)
     if report.passed:
         return report
-    from .rounding import with_rounding  # torch, which not all exports need
+    from .rounding import exact_reference, with_rounding  # torch, which not all exports need
 
-    report = with_rounding(report, source, precision)
+    report = with_rounding(check(exact_reference), source, precision)
     if report.passed or allow:
         return report
     raise ExportError(f"{worst(report)} and was not written; --allow-past-tolerance writes it all the same")

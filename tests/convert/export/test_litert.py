@@ -25,6 +25,6 @@ def test_gate(checkpoint, tmp_path, monkeypatch):
     write(tmp_path / "other.pt", PRESETS["tiny"], seed=4)
     copy = lambda module, example, path: path.write_bytes((tmp_path / "out" / path.name).read_bytes())
     monkeypatch.setattr(litert, "_convert", copy)
-    with pytest.raises(ValueError, match="tiny in litert is past tolerance"):
+    with pytest.raises(ValueError, match="tiny in litert, float64 is past tolerance"):
         export_litert(tmp_path / "other.pt", tmp_path / "other")
     assert not (tmp_path / "other").exists()

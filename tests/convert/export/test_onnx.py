@@ -72,7 +72,7 @@ def test_gate_catches_other_weights(onnx_folder, other, tmp_path, monkeypatch):
     for part in ("encoder", "decoder"):
         copy = lambda twin, path, *_, **__: path.write_bytes((onnx_folder[0] / path.name).read_bytes())
         monkeypatch.setattr(exporter, f"export_{part}", copy)
-    message = r"tiny in onnx is past tolerance in .* against .*, where rounding alone is \d.*; --allow-past-tolerance"
+    message = r"tiny in onnx, float64 is past tolerance in .* where rounding alone is \d.*; --allow-past-tolerance"
     with pytest.raises(ValueError, match=message):
         exporter.export_onnx(other, tmp_path / "out")
     assert folder_names(tmp_path) == ["other.safetensors"]
@@ -81,7 +81,7 @@ def test_gate_catches_other_weights(onnx_folder, other, tmp_path, monkeypatch):
     assert all(row.tolerance <= 3e-5 for row in report.rows)  # rounding moves these weights by little
     table = (tmp_path / "out" / "past_tolerance.md").read_text()
     assert "rounding alone" in table
-    assert table.startswith("tiny in onnx is past tolerance in")
+    assert table.startswith("tiny in onnx, float64 is past tolerance in")
     import onnx
 
     for part in ("encoder", "decoder"):
