@@ -97,7 +97,8 @@ class Report:
 
     def to_text(self) -> str:
         """The tables, as Markdown; one of the decoder is shown for the prompt where it differs most."""
-        rounded = any(row.rounding is not None for row in (*self.rows, *self.masks))
+        compared: list[Row | MaskRow] = [*self.rows, *self.masks]
+        rounded = any(row.rounding is not None for row in compared)
         extra = lambda text: f" {text} |" if rounded else ""
 
         def shown_rounding(row: Row | MaskRow) -> str:

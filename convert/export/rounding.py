@@ -24,14 +24,15 @@ FACTOR = 2.0
 
 
 def exact_reference(source: Source, batch: int = 1, **options: bool) -> Reference:
-    """As `verify.reference`, of the PyTorch twin in float64."""
+    """As `verify.reference`, of the PyTorch twin in float64, and rounded to float32 in the end."""
     expected = reference(source, batch, **options)
     exact = dataclasses.replace(expected, masks={}, iou={})
     encode, decode = _run(source, torch.float64, exact)
     embeddings = encode(exact)
     for case in exact.cases:  # those with a mask come after the one that gives it
-        exact.masks[case.name], exact.iou[case.name] = decode(embeddings[:1], case)
-    return dataclasses.replace(exact, embeddings=embeddings.transpose(0, 2, 3, 1))
+        masks, iou = decode(embeddings[:1], case)
+        exact.masks[case.name], exact.iou[case.name] = masks.astype(np.float32), iou.astype(np.float32)
+    return dataclasses.replace(exact, embeddings=embeddings.transpose(0, 2, 3, 1).astype(np.float32))
 
 
 def with_rounding(report: Report, source: Source, precision: Precision) -> Report:

@@ -69,9 +69,7 @@ class PromptCase:
         return {
             "point_coords": coords,
             "point_labels": labels,
-            "mask_input": mask[None, None].astype(np.float32)
-            if self.masked
-            else np.zeros((1, 1, *mask.shape), np.float32),
+            "mask_input": mask[None, None] if self.masked else np.zeros((1, 1, *mask.shape), np.float32),
             "has_mask_input": np.array([self.masked], np.float32),
         }
 
@@ -189,7 +187,7 @@ def verify(
     found = embeddings.transpose(0, 2, 3, 1)
     rows = [compare(what, "embedding", found, expected.embeddings, bars.embedding)]
     masks = []
-    given = expected.embeddings[:1].transpose(0, 3, 1, 2).astype(np.float32)
+    given = expected.embeddings[:1].transpose(0, 3, 1, 2)
     for case in expected.cases:
         low_res, iou = decode(given, case)
         rows.append(compare(what, "low_res_masks", low_res, expected.masks[case.name], bars.masks, case=case.name))

@@ -143,12 +143,12 @@ def test_unknown_operation_is_refused(coreml_folder, shallow, monkeypatch):
     """Never skipped; the command prints the message as its one line."""
     monkeypatch.delitem(mil.OPS, "gelu")
     with pytest.raises(RuntimeError, match="does not know the operation gelu"):
-        coreml.check(read_source(shallow), coreml_folder, coreml.BARS["float16"])
+        coreml.check(read_source(shallow), coreml_folder, bars=coreml.BARS["float16"])
 
 
 def test_padding_colour_matters(coreml_folder, shallow, monkeypatch):
     monkeypatch.setattr(coreml, "PADDING", (0, 0, 0))
-    report = coreml.check(read_source(shallow), coreml_folder, coreml.BARS["float16"])
+    report = coreml.check(read_source(shallow), coreml_folder, bars=coreml.BARS["float16"])
     assert [row.name for row in report.rows if not row.passed] == ["embedding, padded"]
 
 
