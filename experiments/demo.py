@@ -101,11 +101,7 @@ def main(weights: Path = Path("weights"), out: Path = Path("demo")) -> bool:
         Image.fromarray(pictures[-1]).save(path)
         lines.append(f"- {name}: {masks[best].mean():.1%} of the photo, predicted IoU {iou[best]:.3f}, `{path.name}`")
         print(f"   wrote {path}")
-    # The small model is never as sure as SAM's thresholds ask for.
-    iou_threshold, stability_threshold = (0.88, 0.95) if published else (0.5, 0.7)
-    generator = SamAutomaticMaskGenerator(
-        model, params, pred_iou_thresh=iou_threshold, stability_score_thresh=stability_threshold
-    )
+    generator = SamAutomaticMaskGenerator(model, params)
     records = generator.generate(photos["coffee"])
     found = [record["segmentation"] for record in sorted(records, key=lambda record: -record["area"])]
     pictures.append(draw_masks(photos["coffee"], found))

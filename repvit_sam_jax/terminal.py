@@ -77,6 +77,11 @@ def missing(packages: list[str], extra: str) -> str:
     )
 
 
+def counted(number: int, unit: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{number} {unit}" + ("" if number == 1 else "s")
+
+
 def _end(message: str, error: Exception) -> None:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(1) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from repvit_sam_jax.config import Dtype
-from repvit_sam_jax.terminal import run_commands
+from repvit_sam_jax.terminal import counted, run_commands
 
 app = tyro.extras.SubcommandApp()
 Folder = Annotated[Path, tyro.conf.Positional]
@@ -41,7 +42,7 @@ def scenes(
     from repvit_sam_jax.data.shards import write_shards
 
     shards = write_shards(out, count, seed=seed, size=size, view=view, workers=workers)
-    print(f"{out}: {count} scenes in {len(shards)} shards")
+    print(f"{out}: {counted(count, 'scene')} in {counted(len(shards), 'shard')}")
 
 
 @app.command(name="pseudo-label")
@@ -76,7 +77,7 @@ def pseudo_label(
 
     chosen = load_teacher(teacher, image_size, "float32")
     shards = write_pseudo_labels(out, open_source(data), chosen, count, seed=seed, whole=whole)
-    print(f"{out}: {count} windows in {len(shards)} shards")
+    print(f"{out}: {counted(count, 'window')} in {counted(len(shards), 'shard')}")
 
 
 @app.command(name="index")
@@ -107,6 +108,7 @@ def distill(
     tensorboard: bool = False,
     profile: int | None = None,
     distributed: bool = False,
+    heartbeat_timeout: int = 100,
 ) -> None:
     """Run a recipe, from its latest checkpoint if it was begun before. Left by SIGTERM, the exit status is 143.
 
@@ -124,20 +126,23 @@ def distill(
       profile: Trace five steps from this one on.
       distributed: One of several processes: call jax.distributed.initialize, which finds the others on TPU slices,
         under Slurm and under Open MPI.
+      heartbeat_timeout: Seconds after which the others give up on a process that is lost.
     """
-    if distributed:
-        import jax
-
-        jax.distributed.initialize()
     from repvit_sam_jax.data import Reading
 
-    from .loop import Inputs, Run
     from .recipe import get_recipe
 
-    inputs = Inputs(data, held_out, embeddings, strict, Reading(threads=threads, workers=workers))
+    inputs = data, held_out, embeddings, strict, Reading(threads=threads, workers=workers)
     chosen = get_recipe(recipe, settings)
-    now = Run(chosen, run, inputs)
-    now.fit(tensorboard=tensorboard, profile=profile)
+    with contextlib.ExitStack() as stack:
+        if distributed:
+            from .processes import joined
+
+            stack.enter_context(joined(heartbeat_timeout))
+        from .loop import Inputs, Run
+
+        now = Run(chosen, run, Inputs(*inputs))
+        now.fit(tensorboard=tensorboard, profile=profile)
     if not now.finished:
         sys.exit(128 + signal.SIGTERM)
 
@@ -174,7 +179,7 @@ def embed(
     from .teacher import load_teacher
 
     source = open_source(data)
-    with tqdm(total=len(source), unit="photo") as bar:
+    with tqdm(total=len(source), unit="photo", disable=None) as bar:
         reading = Reading(threads=threads, workers=workers)
         damaged = write(
             out, load_teacher(teacher, image_size, dtype), source, batch_size, reading=reading, progress=bar.update

@@ -70,6 +70,12 @@ def estimate(recipe: Recipe, topology: str, *, teacher: str = "sam_vit_h", cache
     chip = topology.partition(":")[0]
     info = tpu.chip_info(chip)
     devices = tpu.devices(topology)
+    if recipe.batch_size // recipe.micro_batches % len(devices):
+        each = max(1, round(recipe.batch_size / len(devices)))
+        raise ValueError(
+            f"{recipe.name} has {recipe.batch_size} photos a step in {recipe.micro_batches} part(s), which can't be "
+            f"split over the {len(devices)} chips of {topology}; give --photos-per-chip {each}, or --set batch_size="
+        )
     mesh = make_mesh(recipe, devices)
     student = make_student(recipe)
     model, teacher_params = None, None

@@ -42,7 +42,8 @@ class Log:
         self._skipped = metrics[-1]["skipped"] if metrics else 0
         evaluations = self._truncate(run / "evaluations.jsonl", first)
         self.evaluated = bool(_agreed(any(line["step"] == first for line in evaluations)))
-        self._bar = tqdm(total=num_steps, initial=first, unit="step", disable=not self._main, file=sys.stderr)
+        shown = None if self._main else True  # None: on a terminal
+        self._bar = tqdm(total=num_steps, initial=first, unit="step", disable=shown, file=sys.stderr)
         self._board = _tensorboard(run, first) if tensorboard and self._main else None
 
     def _truncate(self, path: Path, last: int) -> list[dict[str, Any]]:

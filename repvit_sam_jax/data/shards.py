@@ -93,7 +93,7 @@ def write_series(
     shards = {folder / f"sa_{i:06d}.tar": range(n, min(n + SHARD_SIZE, count)) for i, n in enumerate(starts)}
     missing = {path: numbers for path, numbers in shards.items() if not path.exists()}
     done = count - sum(map(len, missing.values()))
-    with _mapper(workers) as mapped, tqdm(total=count, initial=done, unit=unit) as progress:
+    with _mapper(workers) as mapped, tqdm(total=count, initial=done, unit=unit, disable=None) as progress:
         for path, numbers in missing.items():
             write_atomically(path, partial(_write_tar, mapped(members_of, numbers), progress))
     return list(shards)

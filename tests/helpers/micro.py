@@ -1,11 +1,13 @@
 """The smallest models there are, for tests of the training machinery; and a run of them in a process of its own."""
 
+import contextlib
 import dataclasses
 import json
 import sys
 from pathlib import Path
 
 from repvit_sam_jax import config
+from repvit_sam_jax.terminal import errors_in_one_line
 from train.recipe import Losses, Optimizer, Prompting, Recipe
 
 _DECODER = config.MaskDecoderConfig(
@@ -53,16 +55,22 @@ def main() -> None:
 
     register()
     jax.config.update("jax_default_matmul_precision", "highest")  # as in conftest.py
-    if about.get("processes", 1) > 1:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"localhost:{about['port']}", about["processes"], about["process"])
-    from train import state
-    from train.loop import Inputs, train
+    with contextlib.ExitStack() as stack:
+        if about.get("processes", 1) > 1:
+            from train.processes import joined
 
-    state.SPLIT_FROM = 64
-    recipe = dataclasses.replace(ENCODER, **about.get("changes", {}))
-    result = train(recipe, Path(run), Inputs((photos,)))
-    print(f"ended at {int(result.step)}", flush=True)
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+            place = f"localhost:{about['port']}", about["processes"], about["process"]
+            names = ("coordinator_address", "num_processes", "process_id")
+            stack.enter_context(errors_in_one_line())
+            stack.enter_context(joined(heartbeat_timeout=10, **dict(zip(names, place, strict=True))))
+        from train import state
+        from train.loop import Inputs, train
+
+        state.SPLIT_FROM = 64
+        recipe = dataclasses.replace(ENCODER, **about.get("changes", {}))
+        result = train(recipe, Path(run), Inputs((photos,)))
+        print(f"ended at {int(result.step)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -98,3 +98,20 @@ def test_two_processes(whole, photos, tmp_path):
     expected, found = (lines(folder / "metrics.jsonl")[-1]["loss"] for folder in (whole[0], run))
     assert found == pytest.approx(expected, rel=1e-3)
     assert len(lines(run / "metrics.jsonl")) == 5  # one of them writes
+
+
+def test_a_lost_process_is_named(photos, tmp_path):
+    """The other one ends with a line, and not after a minute with a stack."""
+    run = tmp_path / "run"
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    about = {"processes": 2, "port": port, "changes": {"steps": 400, "log_every": 1}}
+    running = [start(run, photos, process=i, **about) for i in range(2)]
+    wait_for(running[0], (run / "metrics.jsonl").exists)
+    running[1].kill()
+    output, _ = running[0].communicate(timeout=60)
+    running[1].communicate()
+    assert running[0].returncode == 1, output
+    assert "error: process 1 of 2 was lost; its own output says why. Start all of them again with the same" in output
+    assert "Check failure stack trace" not in output
