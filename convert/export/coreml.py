@@ -20,22 +20,11 @@ from ..report import Report, compare
 from ..torch_models import Sam
 from ..torch_models.common import LayerNorm2d
 from . import mil
+from .gate import PAST_TOLERANCE, gate, worst, write_table
 from .modules import DECODER_INPUTS, DECODER_OUTPUTS, ENCODER_OUTPUT, PADDING, Decoder, Encoder
 from .quiet import import_quietly, quietly
 from .source import Source, read_source
-from .verify import (
-    PAST_TOLERANCE,
-    ExportError,
-    PromptCase,
-    Refer,
-    Reference,
-    Tolerances,
-    gate,
-    reference,
-    verify,
-    worst,
-    write_table,
-)
+from .verify import ExportError, PromptCase, Refer, Reference, Tolerances, reference, verify
 
 Precision = Literal["float16", "float32"]
 Target = Literal["iOS16", "iOS17", "iOS18"]

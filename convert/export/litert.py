@@ -15,21 +15,11 @@ from repvit_sam_jax.files import new_folder
 from repvit_sam_jax.terminal import require
 
 from ..report import Report
+from .gate import PAST_TOLERANCE, gate, write_table
 from .modules import DECODER_INPUTS, Decoder, Encoder
 from .quiet import import_quietly, quietly
 from .source import Source, read_source
-from .verify import (
-    PAST_TOLERANCE,
-    ExportError,
-    PromptCase,
-    Refer,
-    Reference,
-    Tolerances,
-    gate,
-    reference,
-    verify,
-    write_table,
-)
+from .verify import ExportError, PromptCase, Refer, Reference, Tolerances, reference, verify
 
 NUM_POINTS = 2
 """Points that the decoder takes, whose shapes are fixed: a point with the not-a-point, or the corners of a box."""

@@ -19,6 +19,7 @@ from repvit_sam_jax.terminal import require
 
 from ..report import Report, Row, compare
 from ..torch_models import Sam
+from .gate import PAST_TOLERANCE, gate, worst, write_table
 from .modules import (
     DECODER_INPUTS,
     DECODER_OUTPUTS,
@@ -31,19 +32,7 @@ from .modules import (
 )
 from .quiet import quietly
 from .source import Source, read_source
-from .verify import (
-    PAST_TOLERANCE,
-    Decode,
-    PromptCase,
-    Refer,
-    Reference,
-    Tolerances,
-    gate,
-    reference,
-    verify,
-    worst,
-    write_table,
-)
+from .verify import Decode, PromptCase, Refer, Reference, Tolerances, reference, verify
 
 OPSET = 18
 LARGEST = 1_500_000_000

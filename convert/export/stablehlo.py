@@ -20,8 +20,9 @@ from repvit_sam_jax.files import write_atomically
 from repvit_sam_jax.models.prompt_encoder import Prompts
 
 from ..report import Report, Row, compare
+from .gate import PAST_TOLERANCE, gate, write_table
 from .source import Source, read_source
-from .verify import PAST_TOLERANCE, Refer, Reference, Tolerances, gate, pack_cases, reference, write_table
+from .verify import Refer, Reference, Tolerances, pack_cases, reference
 
 Function = Literal["segment", "encode", "decode"]
 NUM_POINTS = 16

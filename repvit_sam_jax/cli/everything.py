@@ -239,7 +239,8 @@ def _report(photo: Path, generator: SamAutomaticMaskGenerator, result: dict[str,
     ]
     if not result["masks"] and "dropped" in result:
         lines.append(_why_nothing(generator, result))
-    return "\n".join([*lines, f"wrote {result['out']}/records.json and overlays"])
+    overlays = "overlay.png" if "width" in result else "overlays"
+    return "\n".join([*lines, f"wrote {result['out']}/records.json and {overlays}"])
 
 
 def _why_nothing(generator: SamAutomaticMaskGenerator, result: dict[str, Any]) -> str:

@@ -82,7 +82,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="exports-pass-their-gate",
-        file="convert/export/verify.py",
+        file="convert/export/gate.py",
         old="if report.passed:\n        return report",
         new="if report.rows:\n        return report",
         tests=(f"{_EXPORTS}/test_onnx.py::test_gate_catches_other_weights",),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from convert.export import rounding, verify
+from convert.export import gate, rounding, verify
 from convert.export.source import read_source
 from convert.report import Report
 from convert.synthetic import PHOTO
@@ -43,8 +43,8 @@ def test_rounding_alone(shallow):
     ]
     report = Report("tiny", (*rows, dataclasses.replace(rows[0], name="embedding, padded")), ())
     assert not report.passed
-    assert verify.gate(lambda _: report, source).passed
+    assert gate.gate(lambda _: report, source).passed
     worse = dataclasses.replace(rows[0], relative=2.1 * found[0].relative)
     with pytest.raises(verify.ExportError, match=r"tiny in x, float64 is past tolerance in 1 comparisons, embedding"):
-        verify.gate(lambda _: Report("tiny", (worse, *rows[1:]), ()), source)
-    assert "| rounding alone |" in verify.gate(lambda _: report, source).to_text()
+        gate.gate(lambda _: Report("tiny", (worse, *rows[1:]), ()), source)
+    assert "| rounding alone |" in gate.gate(lambda _: report, source).to_text()
