@@ -129,7 +129,7 @@ def backbone(source: Source, target: Target, *, into: str = "repvit_sam", seed: 
 
 @app.command(name="download")
 def download(
-    target: tyro.conf.Positional[Path | None] = None,
+    target: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[TARGET]")] = None,
     *,
     preset: str = "repvit_sam",
     url: str | None = None,

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import platform
 import re
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-LEFTOVER_AGE = 3600
-"""Seconds after which a temporary file of a process that is gone is removed: on a shared disk it may be elsewhere."""
+LEFTOVER_AGE = 7 * 24 * 3600
+"""Seconds after which a temporary file of another machine's process is taken for a leftover."""
 
 
 def sha256(path: Path) -> str:
@@ -117,19 +119,24 @@ def new_folder(path: Path, flag: str = "--out") -> Iterator[Path]:
 
 
 def _prefix(name: str) -> str:
-    """What temporary names for `name` begin with, short enough for every file system: this process's number in it."""
-    return f".{name[:60]}.{os.getpid()}."
+    """What temporary names for `name` begin with, short enough for every file system: machine and process are in it."""
+    return f".{name[:60]}.{_MACHINE}-{os.getpid()}."
+
+
+_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _is_leftover(path: Path, name: str) -> bool:
-    """Whether a process of this machine that is gone left the path, when it was about to write `name`."""
-    found = re.fullmatch(re.escape(f".{name[:60]}.") + r"(\d+)\.\w+", path.name)
-    if not found or os.name != "posix":
+    """Whether a process that is gone left the path, when it was about to write `name`."""
+    found = re.fullmatch(re.escape(f".{name[:60]}.") + r"([0-9a-f]{8})-(\d+)\.\w+", path.name)
+    if not found:
         return False
-    try:
-        os.kill(int(found[1]), 0)
-    except ProcessLookupError:
+    if found[1] != _MACHINE or os.name != "posix":  # on a shared disk: nobody here knows its processes
         return time.time() - path.stat().st_mtime > LEFTOVER_AGE
+    try:
+        os.kill(int(found[2]), 0)
+    except ProcessLookupError:
+        return True
     except OSError:
         pass
     return False

@@ -15,12 +15,14 @@ from repvit_sam_jax.config import Dtype
 from repvit_sam_jax.terminal import counted, run_commands
 
 app = tyro.extras.SubcommandApp()
-Folder = Annotated[Path, tyro.conf.Positional]
+Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Recipe = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RECIPE")]
 
 
 @app.command(name="scenes")
 def scenes(
-    out: Folder,
+    out: Out,
     *,
     count: int = 1000,
     seed: int = 0,
@@ -47,7 +49,7 @@ def scenes(
 
 @app.command(name="pseudo-label")
 def pseudo_label(
-    out: Folder,
+    out: Out,
     *,
     data: tuple[str, ...],
     teacher: str = "demo",
@@ -81,7 +83,7 @@ def pseudo_label(
 
 
 @app.command(name="index")
-def index(data: Annotated[tuple[str, ...], tyro.conf.Positional]) -> None:
+def index(data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]) -> None:
     """Index tar shards, which training would do at its start, and say what a source holds.
 
     Args:
@@ -95,8 +97,8 @@ def index(data: Annotated[tuple[str, ...], tyro.conf.Positional]) -> None:
 
 @app.command(name="distill")
 def distill(
-    recipe: Annotated[str, tyro.conf.Positional],
-    run: Folder,
+    recipe: Recipe,
+    run: Run,
     *,
     data: tuple[str, ...],
     held_out: tuple[str, ...] = (),
@@ -139,9 +141,9 @@ def distill(
             from .processes import joined
 
             stack.enter_context(joined(heartbeat_timeout))
-        from .loop import Inputs, Run
+        from . import loop
 
-        now = Run(chosen, run, Inputs(*inputs))
+        now = loop.Run(chosen, run, loop.Inputs(*inputs))
         now.fit(tensorboard=tensorboard, profile=profile)
     if not now.finished:
         sys.exit(128 + signal.SIGTERM)
@@ -149,8 +151,8 @@ def distill(
 
 @app.command(name="embed")
 def embed(
-    teacher: Annotated[str, tyro.conf.Positional],
-    out: Folder,
+    teacher: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TEACHER")],
+    out: Out,
     *,
     data: tuple[str, ...],
     image_size: int = 1024,
@@ -189,8 +191,8 @@ def embed(
 
 @app.command(name="export")
 def export(
-    run: Folder,
-    out: Folder,
+    run: Run,
+    out: Out,
     *,
     mean_with: tuple[Path, ...] = (),
     form: Literal["deploy", "train"] = "deploy",
@@ -216,7 +218,7 @@ def export(
 
 @app.command(name="aot")
 def aot(
-    recipe: Annotated[str, tyro.conf.Positional],
+    recipe: Recipe,
     *,
     topology: str = "v5e:2x4",
     photos_per_chip: int | None = None,

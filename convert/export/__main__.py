@@ -10,7 +10,7 @@ import tyro
 
 from repvit_sam_jax.terminal import run_commands
 
-Source = Annotated[Path, tyro.conf.Positional]
+Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
 Size = Annotated[int | None, tyro.conf.arg(aliases=["--resolution"])]  # its name in version 0.1
 
 EXTRAS = {"onnx": "export", "coreml": "export", "litert": "litert"}

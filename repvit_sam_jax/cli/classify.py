@@ -12,7 +12,7 @@ from .common import COMPILE_CACHE, use_compile_cache
 
 
 def classify(
-    photo: Annotated[Path, tyro.conf.Positional],
+    photo: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")],
     *,
     weights: Path,
     names: Path | None = None,

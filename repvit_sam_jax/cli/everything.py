@@ -57,7 +57,7 @@ class Search:
 
 
 def everything(
-    photo: Annotated[Path, tyro.conf.Positional],
+    photo: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")],
     *,
     weights: Path | None = None,
     out: Path,

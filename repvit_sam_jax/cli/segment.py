@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def segment(
-    photo: Annotated[Path, tyro.conf.Positional],
+    photo: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")],
     *,
     weights: Path | None = None,
     point: tyro.conf.UseAppendAction[tuple[str, ...]] = (),

@@ -25,7 +25,7 @@ COLUMNS = ("box", "centre", "centre_oracle", *(f"points{n}" for n in POINTS))
 
 @app.command(name="prompts")
 def prompts(
-    weights: Annotated[Path | None, tyro.conf.Positional] = None,
+    weights: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[WEIGHTS]")] = None,
     *,
     data: tuple[str, ...],
     tune: tuple[str, ...] = (),

@@ -11,29 +11,32 @@ from repvit_sam_jax import files
 NOBODY = 2**22 + 1  # no process has this number: Linux ends at 2**22
 
 
+HERE, ELSEWHERE = files._MACHINE, "0123abcd"
+
+
 def test_leftovers_of_processes_that_are_gone(tmp_path):
-    """The next one that writes the same removes them, if they are old; others stay."""
-    old = [tmp_path / f".mask.png.{NOBODY}.abcdef", tmp_path / f".out.{NOBODY}.x1"]
-    new = [tmp_path / f".mask.png.{NOBODY}.new", tmp_path / f".mask.png.{os.getpid()}.mine", tmp_path / ".mask.png.x"]
-    for path in (old[0], *new):
+    """The next one that writes the same removes them, those of other machines only if they are old; others stay."""
+    gone = [tmp_path / f".mask.png.{HERE}-{NOBODY}.abcdef", tmp_path / f".mask.png.{ELSEWHERE}-{os.getpid()}.old"]
+    stay = [tmp_path / f".mask.png.{HERE}-{os.getpid()}.mine", tmp_path / f".mask.png.{ELSEWHERE}-{NOBODY}.new"]
+    stay += [tmp_path / ".mask.png.x", tmp_path / f".other.png.{HERE}-{NOBODY}.abcdef"]
+    folder = tmp_path / f".out.{HERE}-{NOBODY}.x1"
+    for path in (*gone, *stay):
         path.touch()
-    old[1].mkdir()
-    (old[1] / "records.json").touch()
-    for path in (*old, *new[1:]):
-        os.utime(path, (0, 0))
+    folder.mkdir()
+    (folder / "records.json").touch()
+    os.utime(gone[1], (0, 0))
     files.write_atomically(tmp_path / "mask.png", lambda path: path.write_text("mask"))
-    assert not old[0].exists()
-    with files.new_folder(tmp_path / "out") as folder:
-        (folder / "a").touch()
-    assert not old[1].exists()
-    assert all(path.exists() for path in new)
+    assert not any(path.exists() for path in gone)
+    with files.new_folder(tmp_path / "out") as new:
+        (new / "a").touch()
+    assert not folder.exists()
+    assert all(path.exists() for path in stay)
 
 
 def test_a_folder_with_nothing_but_leftovers_is_empty(tmp_path):
-    left = tmp_path / "out" / f".out.{NOBODY}.abc"
+    """A run that was killed can be started again at once."""
+    left = tmp_path / "out" / f".out.{HERE}-{NOBODY}.abc"
     left.mkdir(parents=True)
-    assert files.is_taken(tmp_path / "out")  # it may be the work of another machine
-    os.utime(left, (0, 0))
     assert not files.is_taken(tmp_path / "out")
     with files.new_folder(tmp_path / "out") as folder:
         (folder / "a").touch()
@@ -51,7 +54,6 @@ write_atomically(Path({str(tmp_path / "mask.png")!r}), lambda path: os.kill(os.g
     subprocess.run([sys.executable, "-c", program], check=False)
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".mask.png.")
-    os.utime(left, (0, 0))
     files.write_atomically(tmp_path / "mask.png", lambda path: path.write_text("mask"))
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
 
