@@ -319,8 +319,8 @@ def test_command(stub, folder, tmp_path, monkeypatch, capsys):
         return capsys.readouterr()
 
     options = ("--data", folder, "--image-size", SIZE, "--seed", 5)
-    assert "2 windows in 1 shards" in run(tmp_path / "out", "--count", 2, *options).out
-    assert "2 windows in 1 shards" in run(tmp_path / "whole", "--count", 2, *options, "--whole").out
+    assert "2 windows in 1 shard" in run(tmp_path / "out", "--count", 2, *options).out
+    assert "2 windows in 1 shard" in run(tmp_path / "whole", "--count", 2, *options, "--whole").out
     assert json.loads((tmp_path / "whole" / "windows.json").read_text())["looks"] == [[1, 0.0004, 0.8, 10]]
     for arguments, message in [
         ((tmp_path / "out", "--count", 3, *options), "holds windows with the settings"),

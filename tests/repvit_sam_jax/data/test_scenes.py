@@ -231,7 +231,7 @@ def test_command(tmp_path, monkeypatch, capsys):
         return capsys.readouterr()
 
     out = tmp_path / "out"
-    assert "2 scenes in 1 shards" in run("scenes", out, "--count", 2, "--size", 64).out
+    assert "2 scenes in 1 shard" in run("scenes", out, "--count", 2, "--size", 64).out
     assert "2 photos, fingerprint" in run("index", out).out
     before = {path: path.read_bytes() for path in out.iterdir()}
     (tmp_path / "other").mkdir()
