@@ -17,8 +17,8 @@ from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.models.sam import Sam
 from repvit_sam_jax.weights import checkpoint
 from repvit_sam_jax.weights.checkpoint import CheckpointError, Metadata
+from repvit_sam_jax.weights.formats import mapping
 
-from . import mapping
 from .from_torch import check_target, read_state_dict
 
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 import re
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import repvit_sam_jax
 from repvit_sam_jax.config import FORMS, Form
 from repvit_sam_jax.files import sha256
-from repvit_sam_jax.models.model import Params
-from repvit_sam_jax.weights import checkpoint, state_dict
+from repvit_sam_jax.weights import checkpoint
 from repvit_sam_jax.weights.checkpoint import CheckpointError, Metadata
-from repvit_sam_jax.weights.reparam import ReparamError, fuse
-
-from . import mapping
+from repvit_sam_jax.weights.formats import mapping
+from repvit_sam_jax.weights.formats.reading import read_official
 
 
 def check_target(target: Path) -> None:
@@ -31,17 +26,18 @@ def check_target(target: Path) -> None:
 
 
 def read_state_dict(path: Path, key: str | None = None) -> dict[str, np.ndarray]:
-    """The tensors of a PyTorch checkpoint: as `state_dict.read_state_dict`, and through torch the old format too.
+    """The tensors of a checkpoint: as `reading.read_official`, and through PyTorch its format of before 1.6 too.
 
     Raises:
       FileNotFoundError: there is no such file.
-      CheckpointError: it is no PyTorch checkpoint, is truncated, or holds anything but tensors.
+      CheckpointError: it is no checkpoint, is truncated, or holds anything but tensors.
     """
-    checkpoint.check_file(path)
-    if path.suffix == ".safetensors":
-        return state_dict.read_safetensors(path)
-    if zipfile.is_zipfile(path):
-        return state_dict.read_state_dict(path, key)
+    is_old = path.is_file() and path.suffix.lower() != ".safetensors" and not zipfile.is_zipfile(path)
+    if not is_old:
+        return read_official(path, key)
+
+    import torch
+
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -60,32 +56,9 @@ def read_state_dict(path: Path, key: str | None = None) -> dict[str, np.ndarray]
         again = Path(folder) / path.name
         torch.save(loaded, again)
         try:
-            return {name: np.array(value) for name, value in state_dict.read_state_dict(again, key).items()}
+            return {name: np.array(value) for name, value in read_official(again, key).items()}
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(again), str(path))) from error
-
-
-def convert_state_dict(
-    state: Mapping[str, np.ndarray],
-    *,
-    preset: str | None = None,
-    form: Form | None = None,
-    image_size: int | None = None,
-) -> tuple[Params, Metadata]:
-    """Params and metadata of a state dict; see `from_torch` for the arguments and errors."""
-    config, found_form = mapping.identify(state, preset)
-    params = mapping.to_params(state, config, found_form)
-    if form is not None and not config.has_batch_norm:
-        found_form = form
-    if form == "train" and found_form == "deploy":
-        raise CheckpointError("the checkpoint is fused: its BatchNorms can't be had back; use --form deploy")
-    if form == "deploy" and found_form == "train":
-        try:
-            params, found_form = fuse(params), "deploy"
-        except ReparamError as error:
-            raise CheckpointError(f"it can't be fused: {error}") from error
-    config = dataclasses.replace(config, image_size=image_size or config.image_size)
-    return params, Metadata(config, found_form, converter=f"repvit_sam_jax {repvit_sam_jax.__version__}")
 
 
 def from_torch(
@@ -100,7 +73,7 @@ def from_torch(
     """Convert a PyTorch checkpoint file to a safetensors file, all or nothing.
 
     Args:
-      source: a `.pt` or `.pth` file, or a `.safetensors` file with PyTorch's names.
+      source: what `reading.read_official` takes, or a PyTorch checkpoint in the format of before 1.6.
       target: the `.safetensors` file to write.
       preset: insist on this model; by default it is recognised from the keys.
       form: `train` keeps every branch and can be converted back bit for bit; `deploy` fuses. By default the source's.
@@ -120,9 +93,10 @@ def from_torch(
     check_target(target)
     state = read_state_dict(source, key)
     try:
-        params, metadata = convert_state_dict(state, preset=preset, form=form, image_size=image_size)
+        config, found, params = mapping.convert(state, preset=preset, form=form, image_size=image_size)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    metadata = Metadata(metadata.config, metadata.form, sha256(source), metadata.converter)
+    digest = "" if source.is_dir() else sha256(source)
+    metadata = Metadata(config, found, digest, f"repvit_sam_jax {repvit_sam_jax.__version__}")
     checkpoint.save(target, params, metadata)
     return metadata

@@ -27,10 +27,10 @@ from repvit_sam_jax.models.prompt_encoder import Prompts
 from repvit_sam_jax.models.sam import Sam
 from repvit_sam_jax.weights import checkpoint
 from repvit_sam_jax.weights.checkpoint import CheckpointError
-from repvit_sam_jax.weights.loading import find_weights, read_params
+from repvit_sam_jax.weights.formats import mapping
+from repvit_sam_jax.weights.loading import find_weights, is_own, read_params
 from repvit_sam_jax.weights.reparam import ReparamError, fuse
 
-from . import mapping
 from .from_torch import read_state_dict
 from .report import DECODER_TOLERANCE, FLIP_TOLERANCE, MaskRow, Report, Row, compare, encoder_tolerance
 from .synthetic import PHOTO, synthetic_image
@@ -53,7 +53,7 @@ def parity(source: Path, image: np.ndarray | None = None, image_size: int | None
       CheckpointError: the file is no checkpoint of a known model.
     """
     source = find_weights(source)
-    if source.suffix == ".safetensors":
+    if not source.is_dir() and is_own(source):
         config, form, params = read_params(source)
         config = dataclasses.replace(config, image_size=image_size or config.image_size)
         state = mapping.to_state(params, config, form)

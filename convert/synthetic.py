@@ -14,8 +14,7 @@ import numpy as np
 
 from repvit_sam_jax.config import ModelConfig
 from repvit_sam_jax.files import write_atomically
-
-from .mapping import state_dict_entries
+from repvit_sam_jax.weights.formats.mapping import state_dict_entries
 
 PHOTO = (768, 1024)
 """(Height, width) in pixels at which masks are compared, whatever the input: fewer can't resolve a share of 1e-5."""

@@ -8,11 +8,11 @@ import torch
 
 from repvit_sam_jax.config import Form
 from repvit_sam_jax.files import write_atomically
+from repvit_sam_jax.models.factory import model_of
 from repvit_sam_jax.models.model import Model, Params
 from repvit_sam_jax.weights import checkpoint
-from repvit_sam_jax.weights.loading import model_of, read_params
-
-from . import mapping
+from repvit_sam_jax.weights.formats import mapping
+from repvit_sam_jax.weights.loading import read_params
 
 
 def to_state_dict(params: Params, model: Model) -> dict[str, torch.Tensor]:

@@ -63,20 +63,9 @@ def read_source(path: Path, image_size: int | None = None) -> Source:
     if image_size is not None and (image_size <= 0 or image_size % 16):
         raise ValueError(f"--image-size must be a positive multiple of 16, such as 1024 or 512, got {image_size}")
     path = find_weights(path)
-    if path.suffix == ".safetensors":
-        config, _, params = read_params(path, "deploy")
-    else:
-        from ..from_torch import convert_state_dict, read_state_dict
-
-        try:
-            params, about = convert_state_dict(read_state_dict(path), form="deploy")
-        except CheckpointError as error:
-            if str(error).startswith(str(path)):
-                raise
-            raise CheckpointError(f"{path}: {error}") from error
-        config = about.config
+    config, _, params = read_params(path, "deploy")
     if not isinstance(config, SamConfig):
         raise CheckpointError(f"{path} holds the classifier {config.name}; give a segmenter, such as repvit_sam.pt")
     if image_size is not None:
         config = dataclasses.replace(config, image_size=image_size)
-    return Source(config, params, sha256(path))
+    return Source(config, params, "" if path.is_dir() else sha256(path))

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -118,38 +118,47 @@ def widen(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def check(
-    found: Mapping[str, Any],
-    expected: Mapping[str, Any],
-    what: str,
-    read: Callable[[np.ndarray], np.ndarray] = lambda array: array,
-) -> None:
-    """Hold arrays against the shapes that a model expects.
-
-    Args:
-      found: name -> array.
-      expected: name -> anything with a `shape`.
-      what: what is being checked, for the message.
-      read: makes of a found array, whose shape is the expected one, the array that is checked further.
-
-    Raises:
-      CheckpointError: listing every missing, unexpected, misshapen and non-finite array.
-    """
+def shape_problems(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """Missing, unexpected and misshapen arrays, a line each."""
     problems = [f"missing: {k} {tuple(expected[k].shape)}" for k in expected if k not in found]
     problems += [f"unexpected: {k} {tuple(found[k].shape)}" for k in found if k not in expected]
     for key in expected:
         if key in found and tuple(found[key].shape) != tuple(expected[key].shape):
             shapes = f"{tuple(found[key].shape)}, expected {tuple(expected[key].shape)}"
             problems.append(f"wrong shape: {key} is {shapes}")
-        elif key in found:
-            array = read(found[key])
-            if array.dtype != expected[key].dtype:
-                problems.append(f"wrong type: {key} is {array.dtype}, expected {expected[key].dtype}")
-            elif not np.isfinite(array).all():
-                problems.append(f"NaN or infinite: {key}")
+    return problems
+
+
+def value_problem(name: str, array: np.ndarray, dtype: Any) -> str:
+    """What is wrong with an array's type or numbers, in a line; empty if nothing is."""
+    if array.dtype != dtype:
+        return f"wrong type: {name} is {array.dtype}, expected {dtype}"
+    return "" if np.isfinite(array).all() else f"NaN or infinite: {name}"
+
+
+def raise_for(problems: Sequence[str], what: str) -> None:
+    """Raises CheckpointError that lists them, if there are any."""
     if problems:
         listing = "\n  ".join(problems)
         raise CheckpointError(f"{what}: {len(problems)} problem(s)\n  {listing}")
+
+
+def check(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+    """Hold arrays against the shapes that a model expects.
+
+    Args:
+      found: name -> array.
+      expected: name -> anything with a `shape`.
+      what: what is being checked, for the message.
+
+    Raises:
+      CheckpointError: listing every missing, unexpected, misshapen and non-finite array.
+    """
+    problems = shape_problems(found, expected)
+    for key in expected:
+        if key in found and tuple(found[key].shape) == tuple(expected[key].shape):
+            problems.append(value_problem(key, found[key], expected[key].dtype))
+    raise_for([problem for problem in problems if problem], what)
 
 
 def save(

@@ -1,20 +1,22 @@
-"""`load`: a checkpoint file to `(model, params)`."""
+"""`load`: a checkpoint to `(model, params)`."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
 from pathlib import Path
 
 import jax
 
-from ..config import FORMS, ClassifierConfig, Dtype, Form, ModelConfig
+from ..config import FORMS, Dtype, Form, ModelConfig
 from ..models.classifier import Classifier
+from ..models.factory import model_of
 from ..models.model import Params
 from ..models.sam import Sam
 from . import checkpoint
 from .checkpoint import CheckpointError
+from .formats import mapping, safetensors_file
+from .formats.reading import read_official
 from .reparam import ReparamError, fuse
 
 DEMO = Path(__file__).parent / "demo.safetensors"
@@ -38,22 +40,16 @@ def find_weights(name: str | os.PathLike | None) -> Path:
     return DEMO
 
 
-def model_of(config: ModelConfig, form: Form = "deploy", dtype: Dtype = "float32") -> Sam | Classifier:
-    """The segmenter or the classifier that a config describes."""
-    if isinstance(config, ClassifierConfig):
-        return Classifier(config, form, dtype)
-    return Sam(config, form, dtype)
-
-
 def read_params(
-    path: str | os.PathLike, form: Form | None = None, *, verify: bool = False
+    path: str | os.PathLike, form: Form | None = None, *, verify: bool = False, key: str | None = None
 ) -> tuple[ModelConfig, Form, Params]:
     """The checked params of a file, as NumPy arrays, fused if the deploy form of a training-form file is asked for.
 
     Args:
-      path: a `.safetensors` file, or `demo` (`find_weights`).
+      path: a `.safetensors` file of this library, `demo` (`find_weights`), or what `reading.read_official` takes.
       form: `train` or `deploy`; the file's own if None.
-      verify: as `checkpoint.read` does.
+      verify: as `checkpoint.read` does, for files of this library.
+      key: as `reading.read_official` takes it, for others.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -64,6 +60,23 @@ def read_params(
     if form not in (None, *FORMS):
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     path = find_weights(path)
+    if path.is_dir() or not is_own(path):
+        try:
+            return mapping.convert(read_official(path, key), form=form)
+        except CheckpointError as error:
+            raise CheckpointError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+    return _read_own(path, form, verify)
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is, or pretends to be, one of this library's."""
+    checkpoint.check_file(path)
+    if not safetensors_file.is_one(path):
+        return False
+    return safetensors_file.metadata(path).get("format", "").startswith(checkpoint.FORMAT.partition("/")[0])
+
+
+def _read_own(path: Path, form: Form | None, verify: bool) -> tuple[ModelConfig, Form, Params]:
     arrays, metadata = checkpoint.read(path, verify=verify)
     config, stored = metadata.config, metadata.form
     try:
@@ -93,27 +106,31 @@ def load(
     dtype: Dtype = "float32",
     image_size: int | None = None,
     verify: bool = False,
+    key: str | None = None,
 ) -> tuple[Sam, Params]:
-    """A model and its params from a file that the converter's `from-torch` wrote.
+    """A model and its params from a checkpoint, of this library or of another program.
 
     Args:
-      path: a `.safetensors` file, or `demo` for the demonstration model in the package, which was trained on synthetic
-        scenes and self-trained on photos; a file of that name goes before it.
+      path: a `.safetensors` file of this library; an official PyTorch checkpoint such as `repvit_sam.pt`, which is read
+        without PyTorch; a folder or a file of transformers' `SamModel`; or `demo` for the demonstration model in the
+        package, trained on synthetic scenes and by itself; a file of that name goes before it.
       form: `deploy` for inference; a training-form file is fused on the way. `train` for training and for BatchNorm.
       dtype: of the arithmetic. The params are float32 in either case.
       image_size: another side of the input square in pixels, a multiple of 16; the checkpoint's own if None.
-      verify: whether to compare the arrays with the digest in the file, which takes some 3 s for ViT-H.
+      verify: whether to compare the arrays with the digest in the file, which takes some 3 s for ViT-H. Files of
+        PyTorch have CRC-32 checksums, which are always compared.
+      key: the entry that the state dict is under, if a file of PyTorch has several, such as `ema`.
 
     Returns:
       The static model and its params, a nested dict of JAX arrays on the default device.
 
     Raises:
       FileNotFoundError: there is no such file.
-      CheckpointError: a PyTorch file, a damaged or foreign file, weights that do not fit the model that the
-        file names (all of them are listed), or a deploy-form file where the training form was asked for.
+      CheckpointError: a damaged file or one of an unknown model, weights that do not fit the model that the file names
+        or that is nearest (all of them are listed), or a deploy-form file where the training form was asked for.
       ValueError: an unknown form or dtype, or an image size that is no multiple of 16.
     """
-    model, params = _load(path, form, dtype, image_size, verify)
+    model, params = _load(path, form, dtype, image_size, verify, key)
     if not isinstance(model, Sam):
         raise CheckpointError(
             f"{path} holds the classifier {model.config.name}, no segmenter; `repvit-sam classify` and "
@@ -123,10 +140,15 @@ def load(
 
 
 def load_classifier(
-    path: str | os.PathLike, *, form: Form = "deploy", dtype: Dtype = "float32", verify: bool = False
+    path: str | os.PathLike,
+    *,
+    form: Form = "deploy",
+    dtype: Dtype = "float32",
+    verify: bool = False,
+    key: str | None = None,
 ) -> tuple[Classifier, Params]:
-    """A RepViT classifier and its params, as `load` does it for segmenters; arguments and errors are the same."""
-    model, params = _load(path, form, dtype, None, verify)
+    """A RepViT classifier and its params, as `load` does it for segmenters; timm's files are read too."""
+    model, params = _load(path, form, dtype, None, verify, key)
     if not isinstance(model, Classifier):
         raise CheckpointError(
             f"{path} holds the segmenter {model.config.name}, no classifier; `repvit-sam segment` and `load` read it"
@@ -135,14 +157,9 @@ def load_classifier(
 
 
 def _load(
-    path: str | os.PathLike, form: Form, dtype: Dtype, image_size: int | None, verify: bool
+    path: str | os.PathLike, form: Form, dtype: Dtype, image_size: int | None, verify: bool, key: str | None
 ) -> tuple[Sam | Classifier, Params]:
-    path = find_weights(path)
-    checkpoint.check_file(path)
-    if path.suffix.lower() in (".pt", ".pth", ".bin", ".ckpt"):
-        command = shlex.join(["repvit-sam", "convert", "from-torch", str(path), str(path.with_suffix(".safetensors"))])
-        raise CheckpointError(f"{path} is a PyTorch checkpoint; convert it once:\n  {command}")
-    config, form, params = read_params(path, form, verify=verify)
+    config, form, params = read_params(path, form, verify=verify, key=key)
     if image_size is not None:
         config = dataclasses.replace(config, image_size=image_size)
     return model_of(config, form, dtype), jax.device_put(params)

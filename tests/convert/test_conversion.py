@@ -10,7 +10,6 @@ import torch
 from safetensors import safe_open
 
 import repvit_sam_jax
-from convert import mapping
 from convert.from_torch import from_torch, read_state_dict
 from convert.synthetic import manifest, synthetic_state_dict, write
 from convert.to_torch import to_torch
@@ -19,6 +18,7 @@ from repvit_sam_jax import PRESETS, Sam, load
 from repvit_sam_jax.config import MODELS
 from repvit_sam_jax.weights import checkpoint, reparam
 from repvit_sam_jax.weights.checkpoint import Metadata
+from repvit_sam_jax.weights.formats import mapping
 from repvit_sam_jax.weights.loading import read_params
 from tests.helpers.measures import relative_rms
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, Prompts, Sam, split_batch_stats
 from repvit_sam_jax.config import RepViTConfig
 from repvit_sam_jax.weights import reparam
+from repvit_sam_jax.weights.formats import mapping
 from tests.helpers.measures import relative_rms
 from tests.helpers.models import random_params
 

@@ -25,8 +25,8 @@ from repvit_sam_jax.data.examples import read_annotations
 from repvit_sam_jax.inference import photos
 from repvit_sam_jax.inference.prompts import pack, read_prompts
 from repvit_sam_jax.weights import checkpoint
+from repvit_sam_jax.weights.formats.state_dict import read_state_dict
 from repvit_sam_jax.weights.loading import read_params
-from repvit_sam_jax.weights.state_dict import read_state_dict
 from tests.helpers.photos import annotations, jpeg, photo_and_masks, write_tar
 
 RIGHT, REFUSED = "right", "refused"

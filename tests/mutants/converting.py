@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
-_LAYOUTS = "convert/layouts.py"
-_KEYMAP = "tests/convert/test_keymap.py"
+_LAYOUTS = "repvit_sam_jax/weights/formats/layouts.py"
+_KEYMAP = "tests/repvit_sam_jax/weights/formats/test_official.py"
 _READING = "tests/convert/bad_checkpoints/test_reading.py"
 _EXPORTS = "tests/convert/export"
 _PROTOCOL = "tests/repvit_sam_jax/evals/test_protocols.py::test_protocol_equals_a_plain_one"
@@ -27,7 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="mean-and-variance-exchanged",
-        file="convert/keymap.py",
+        file="repvit_sam_jax/weights/formats/official.py",
         old=(
             'running_mean", f"batch_stats/{jax}/mean", "same")\n'
             '    yield Rule(f"{torch}.running_var", f"batch_stats/{jax}/var", "same")'

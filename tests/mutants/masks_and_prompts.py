@@ -192,24 +192,26 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="records-of-any-size",
-        file="repvit_sam_jax/weights/torch_file.py",
+        file="repvit_sam_jax/weights/formats/torch_file.py",
         old="if info.file_size != size:",
         new="if info.file_size > size:",
-        tests=("tests/repvit_sam_jax/weights/test_torch_file.py::test_damaged_records",),
+        tests=("tests/repvit_sam_jax/weights/formats/test_torch_file.py::test_damaged_records",),
     ),
     Mutant(
         name="records-not-checked",
-        file="repvit_sam_jax/weights/torch_file.py",
+        file="repvit_sam_jax/weights/formats/torch_file.py",
         old="if zlib.crc32(stored.data) != info.CRC and info.CRC:",
         new="if info.file_size < 0:",
-        tests=("tests/repvit_sam_jax/weights/test_torch_file.py::test_every_flipped_byte_of_a_record_is_noticed",),
+        tests=(
+            "tests/repvit_sam_jax/weights/formats/test_torch_file.py::test_every_flipped_byte_of_a_record_is_noticed",
+        ),
     ),
     Mutant(
         name="tensors-beyond-their-records",
-        file="repvit_sam_jax/weights/torch_file.py",
+        file="repvit_sam_jax/weights/formats/torch_file.py",
         old="if last >= len(values):",
         new="if last > 10**9:",
-        tests=("tests/repvit_sam_jax/weights/test_torch_file.py::test_tensors_that_are_not_in_their_record",),
+        tests=("tests/repvit_sam_jax/weights/formats/test_torch_file.py::test_tensors_that_are_not_in_their_record",),
     ),
     Mutant(
         name="binary-masks-as-logits",

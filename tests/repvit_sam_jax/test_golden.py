@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from convert import mapping
 from convert.parity import parity
 from convert.synthetic import synthetic_image, synthetic_state_dict, write
 from convert.torch_models import Sam as TorchSam
@@ -18,6 +17,7 @@ from convert.torch_models import twin_of
 from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, Sam, SamPredictor, transforms
 from repvit_sam_jax.config import MODELS
 from repvit_sam_jax.weights import reparam
+from repvit_sam_jax.weights.formats import mapping
 from tests.helpers.measures import GOLDEN, relative_rms, sample
 from tests.helpers.models import encode_with_intermediates
 

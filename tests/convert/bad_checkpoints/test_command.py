@@ -20,7 +20,7 @@ pytestmark = pytest.mark.torch
         (["from-torch", "deploy.pt", "out.safetensors", "--image-size", "100"], "error: image_size must be"),
         (["from-torch", "deploy.pt", "text.pt/out.safetensors"], "error: "),
         (["to-torch", "missing.safetensors", "out.pt"], "error: no checkpoint at missing.safetensors\n"),
-        (["to-torch", "text.pt", "out.pt"], "error: text.pt is not a safetensors file"),
+        (["to-torch", "text.pt", "out.pt"], "error: text.pt is no checkpoint"),
         (
             ["to-torch", "deploy.safetensors", "out.pt", "--form", "train"],
             "error: deploy.safetensors is in deploy form",

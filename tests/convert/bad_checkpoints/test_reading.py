@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from convert import synthetic
 from convert.from_torch import from_torch, read_state_dict
 from convert.to_torch import to_torch
-from repvit_sam_jax import PRESETS, CheckpointError, load
+from repvit_sam_jax import PRESETS, CheckpointError
 from repvit_sam_jax.weights import checkpoint
 from tests.convert.bad_checkpoints.conftest import LINEAR, NORM, TINY, TOKENS, assert_same
 
@@ -58,7 +58,7 @@ def test_empty_file(tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(f"no checkpoint at {tmp_path / 'missing.pt'}")):
         read_state_dict(tmp_path / "missing.pt")
-    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path} is a folder, not a checkpoint")):
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path} is a folder without model.safetensors")):
         read_state_dict(tmp_path)
 
 
@@ -234,9 +234,7 @@ def test_a_weight_is_sparse(convert, state):
         ("memory_attention.norm.weight", "SAM 2, which"),
         ("spatial_perceiver.norm.weight", "EdgeTAM, which"),
         ("mask_decoder.hf_token.weight", "HQ-SAM, which"),
-        ("vision_encoder.pos_embed", "SAM in the layout of transformers; give the official"),
         ("vision_encoder.backbone.x", "SAM 2 or a relative, in the layout of transformers, which"),
-        ("stages.0.blocks.0.weight", "a RepViT in the layout of timm; give the official"),
         ("encoder.weight", r"no model of this library \(its first keys: encoder\.weight"),
     ],
 )
@@ -304,15 +302,10 @@ def test_fused_checkpoint_can_not_become_the_training_form(files, tmp_path):
 
 
 def test_safetensors_with_names_of_pytorch(files, arrays, tmp_path):
-    """Of which there are many: they are converted, and `load` says so."""
     save_file({f"module.{key}": value for key, value in arrays.items()}, tmp_path / "torch.safetensors")
-    with pytest.raises(CheckpointError, match=r"if its arrays have PyTorch's names, `repvit-sam convert from-torch`"):
-        load(tmp_path / "torch.safetensors")
     from_torch(tmp_path / "torch.safetensors", tmp_path / "target.safetensors")
     found, _ = checkpoint.read(tmp_path / "target.safetensors", verify=True)
     assert_same(found, checkpoint.read(files / "train.safetensors")[0])
-    with pytest.raises(CheckpointError, match="is a file of this library already"):
-        from_torch(files / "train.safetensors", tmp_path / "again.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "torch.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"cut\.safetensors is not a safetensors file, or it is truncated"):
         from_torch(tmp_path / "cut.safetensors", tmp_path / "again.safetensors")

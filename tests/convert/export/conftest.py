@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from convert import mapping
 from convert.synthetic import manifest, synthetic_image, synthetic_state_dict
 from repvit_sam_jax import PRESETS, SamPredictor, load
 from repvit_sam_jax.config import RepViTConfig
 from repvit_sam_jax.weights import checkpoint as checkpoints
+from repvit_sam_jax.weights.formats import mapping
 
 TINY = PRESETS["tiny"]
 SHALLOW = dataclasses.replace(

@@ -39,7 +39,7 @@ def bad_files(checkpoint, tmp_path_factory):
     ("arguments", "message"),
     [
         (["missing.pt"], "error: no checkpoint at missing.pt\n"),
-        (["text.pt"], "error: text.pt was refused"),
+        (["text.pt"], "error: text.pt is no checkpoint"),
         (["text.safetensors"], "error: text.safetensors is not a safetensors file"),
         (
             ["classifier.safetensors"],
@@ -81,12 +81,13 @@ def test_sources_of_either_kind(checkpoint):
 
 
 MISSING = {
-    ("from-torch", "tiny.pt", "tiny.safetensors"): ("torch", "convert"),
+    ("from-torch", "old.pt", "new.safetensors"): ("torch", "convert"),
+    ("to-torch", "tiny.safetensors", "new.pt"): ("torch", "convert"),
     ("download",): ("pooch", "convert"),
     ("onnx", "tiny.safetensors", "--out", "out"): ("torch", "export"),
     ("coreml", "tiny.safetensors", "--out", "out"): ("torch", "export"),
     ("litert", "tiny.safetensors", "--out", "out"): ("torch", "litert"),
-    ("stablehlo", "tiny.pt", "--out", "out"): ("torch", "convert"),
+    ("parity", "tiny.pt"): ("torch", "convert"),
 }
 """Commands, the first package that each misses, and the extra that it names."""
 QUICK = ("--platforms", "cpu", "--function", "encode", "--image-size", "64")
@@ -98,7 +99,8 @@ def without_torch(checkpoint, shallow, tmp_path_factory):
     folder = tmp_path_factory.mktemp("without")
     (folder / "tiny.pt").write_bytes(checkpoint.read_bytes())
     (folder / "tiny.safetensors").write_bytes(shallow.read_bytes())
-    given = [*MISSING, ["stablehlo", "tiny.safetensors", "--out", "out.hlo", *QUICK]]
+    (folder / "old.pt").write_bytes(b"of before 1.6")
+    given = [*MISSING, ["stablehlo", "tiny.pt", "--out", "out.hlo", *QUICK]]
     return run_commands(
         "convert.__main__", given, folder, {"torch", "pooch", "requests", "onnx", "coremltools"}
     ), folder
@@ -108,7 +110,7 @@ def without_torch(checkpoint, shallow, tmp_path_factory):
 def test_missing_extra_in_one_line(without_torch, number, command):
     done, folder = without_torch[0][number], without_torch[1]
     assert_names_the_extra(done, *MISSING[command])
-    assert sorted(path.name for path in folder.iterdir()) == ["out.hlo", "tiny.pt", "tiny.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["old.pt", "out.hlo", "tiny.pt", "tiny.safetensors"]
 
 
 def assert_names_the_extra(done, package, extra):

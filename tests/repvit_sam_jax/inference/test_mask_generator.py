@@ -14,12 +14,12 @@ from pycocotools import mask as coco
 from benchmarks import everything
 from benchmarks.harness import WrongAnswerError
 from benchmarks.plain_generator import embed_with, plain_generate
-from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import PRESETS, Sam, SamAutomaticMaskGenerator
 from repvit_sam_jax.config import GeneratorDefaults
 from repvit_sam_jax.inference import backends, mask_generator, rle
 from repvit_sam_jax.inference.predictor import EmbeddedImage
+from repvit_sam_jax.weights.formats import mapping
 from tests.helpers.models import random_params
 from tests.helpers.programs import recorded_compilations
 

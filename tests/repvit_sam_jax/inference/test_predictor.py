@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from convert import mapping
 from convert.torch_models import Sam as TorchSam
 from repvit_sam_jax import Sam, SamPredictor, transforms
 from repvit_sam_jax.inference import backends, predictor, prompts
+from repvit_sam_jax.weights.formats import mapping
 from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch

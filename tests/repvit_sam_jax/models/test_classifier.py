@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from convert import mapping
 from convert.backbone import backbone
 from convert.from_torch import from_torch
 from convert.parity import parity
@@ -19,6 +18,7 @@ from repvit_sam_jax import CLASSIFIERS, PRESETS, Classifier, cli, load, load_cla
 from repvit_sam_jax.models.classifier import preprocess
 from repvit_sam_jax.weights import checkpoint, reparam
 from repvit_sam_jax.weights.checkpoint import CheckpointError
+from repvit_sam_jax.weights.formats import mapping
 from tests.helpers.measures import relative_rms
 
 pytestmark = pytest.mark.torch

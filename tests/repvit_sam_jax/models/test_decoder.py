@@ -266,10 +266,10 @@ def test_memory_does_not_grow_with_the_number_of_prompts(tiny, embeddings):
 @pytest.mark.torch
 def test_full_size_masks(plain):
     """Points at full size: masks and their signs against the plain order."""
-    from convert import mapping
     from convert.synthetic import manifest, synthetic_state_dict
     from repvit_sam_jax import PRESETS
     from repvit_sam_jax.weights import reparam
+    from repvit_sam_jax.weights.formats import mapping
 
     model = Sam(PRESETS["repvit_sam"])
     params = reparam.fuse(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from repvit_sam_jax import CheckpointError
-from repvit_sam_jax.weights.state_dict import read_state_dict
+from repvit_sam_jax.weights.formats.state_dict import read_state_dict
 
 pytestmark = pytest.mark.torch
 
@@ -152,7 +152,7 @@ def test_compressed_pickle(good, tmp_path):
 
 
 def test_large_pickle(good, tmp_path, monkeypatch):
-    monkeypatch.setattr("repvit_sam_jax.weights.torch_file.LARGEST_PICKLE", 100)
+    monkeypatch.setattr("repvit_sam_jax.weights.formats.torch_file.LARGEST_PICKLE", 100)
     with pytest.raises(CheckpointError, match=r"its pickle has .* bytes, more than 100"):
         read_state_dict(good)
 

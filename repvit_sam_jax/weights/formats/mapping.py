@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from repvit_sam_jax.config import (
+from ...config import (
     MODELS,
     ClassifierConfig,
     Form,
@@ -21,13 +21,14 @@ from repvit_sam_jax.config import (
     ViTConfig,
     get_model_config,
 )
-from repvit_sam_jax.models.model import Params
-from repvit_sam_jax.weights import checkpoint
-from repvit_sam_jax.weights.checkpoint import CheckpointError
-from repvit_sam_jax.weights.loading import model_of
-
-from .keymap import jax_to_torch, torch_to_jax
+from ...models.factory import model_of
+from ...models.model import Params
+from .. import checkpoint
+from ..checkpoint import CheckpointError
+from ..reparam import ReparamError, fuse
 from .layouts import Layout
+from .mapped import release_pages
+from .official import jax_to_torch, torch_to_jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,9 @@ def state_dict_entries(config: ModelConfig, form: Form) -> dict[str, Entry]:
     for path, leaf in checkpoint.flatten(model_of(config, form).abstract_params()):
         matches = jax_to_torch(path)
         if len(matches) != 1:
-            raise LookupError(f"{len(matches)} rules match the parameter {path}; convert/keymap.py needs exactly one")
+            raise LookupError(
+                f"{len(matches)} rules of official.py match the parameter {path}, which needs exactly one"
+            )
         key, layout = matches[0]
         example = layout.to_torch(np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape))
         entries[key] = Entry(path, layout, example.shape, example.dtype)
@@ -145,8 +148,6 @@ _FAMILIES = {
     "memory_attention.": f"SAM 2{_NOT_OURS}",
     "mask_decoder.hf_token.": f"HQ-SAM{_NOT_OURS}",
     "vision_encoder.backbone.": f"SAM 2 or a relative, in the layout of transformers{_NOT_OURS}",
-    "vision_encoder.": "SAM in the layout of transformers; give the official .pth",
-    "stages.0.blocks.": "a RepViT in the layout of timm; give the official .pth",
 }
 """How keys of files that people hold begin, and whose they are."""
 
@@ -168,23 +169,60 @@ def _foreign_family(state: Mapping[str, np.ndarray]) -> str | None:
 
 
 def to_params(state: Mapping[str, np.ndarray], config: ModelConfig, form: Form) -> Params:
-    """Params of a checked state dict.
+    """Params of a state dict, one tensor after the other: of a mapped file, no more than that is in memory twice.
 
     Raises:
       CheckpointError: listing every missing, unexpected, misshapen and non-finite tensor.
     """
     entries = state_dict_entries(config, form)
-    checkpoint.check(state, entries, f"state dict of {config.name} ({form} form)", checkpoint.widen)
-    flat, problems = {}, []
+    flat, problems = {}, checkpoint.shape_problems(state, entries)
     for key, entry in entries.items():
+        if key not in state or tuple(state[key].shape) != entry.shape:
+            continue
+        array = checkpoint.widen(state[key])
+        problem = checkpoint.value_problem(key, array, entry.dtype)
         try:
-            flat[entry.path] = entry.layout.to_jax(checkpoint.widen(state[key]))
+            if not problem:
+                flat[entry.path] = entry.layout.to_jax(array)
         except ValueError as error:
-            problems.append(f"{key}: {error}")
-    if problems:
-        listing = "\n  ".join(problems)
-        raise CheckpointError(f"state dict of {config.name} ({form} form): {len(problems)} problem(s)\n  {listing}")
+            problem = f"{key}: {error}"
+        problems += [problem] if problem else []
+        release_pages(state[key])
+    checkpoint.raise_for(problems, f"state dict of {config.name} ({form} form)")
     return checkpoint.unflatten(flat)
+
+
+def convert(
+    state: Mapping[str, np.ndarray],
+    *,
+    preset: str | None = None,
+    form: Form | None = None,
+    image_size: int | None = None,
+) -> tuple[ModelConfig, Form, Params]:
+    """The model that a state dict is of, and its params.
+
+    Args:
+      state: official key -> array.
+      preset: insist on this model; by default it is recognised from the keys.
+      form: `train` keeps every branch, `deploy` fuses. By default the state dict's.
+      image_size: the input side in pixels, if not the preset's.
+
+    Raises:
+      CheckpointError: it is not of a known model (all offending keys are listed), or can't have that form.
+      ValueError: a bad image size.
+    """
+    config, found = identify(state, preset)
+    params = to_params(state, config, found)
+    if form is not None and not config.has_batch_norm:
+        found = form
+    if form == "train" and found == "deploy":
+        raise CheckpointError("the checkpoint is fused: its BatchNorms can't be had back; use --form deploy")
+    if form == "deploy" and found == "train":
+        try:
+            params, found = fuse(params), "deploy"
+        except ReparamError as error:
+            raise CheckpointError(f"it can't be fused: {error}") from error
+    return dataclasses.replace(config, image_size=image_size or config.image_size), found, params
 
 
 def to_state(params: Params, config: ModelConfig, form: Form) -> dict[str, np.ndarray]:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from .checkpoint import FORMAT, CheckpointError, check_file
+from ..checkpoint import CheckpointError, check_file
 from .torch_file import Foreign, Tensor, TorchFile
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
@@ -54,17 +53,6 @@ def read_state_dict(path: str | os.PathLike, key: str | None = None) -> dict[str
     if strange := [f"{name} ({tensor.problem})" for name, tensor in state.items() if tensor.problem]:
         raise CheckpointError(f"{path} holds tensors that are not plain arrays: {_some(strange)}")
     return {name: file.array(tensor, name) for name, tensor in without_prefixes(state).items()}
-
-
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """As `read_state_dict`, of a safetensors file with PyTorch's names."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            if (file.metadata() or {}).get("format") == FORMAT:
-                raise CheckpointError(f"{path} is a file of this library already: load it")
-            return without_prefixes({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file, or it is truncated: {error}") from error
 
 
 def choose(root: Any, path: Path, key: str | None = None) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from .checkpoint import CheckpointError
+from ..checkpoint import CheckpointError
 
 LARGEST_PICKLE = 64 * 2**20
 """Bytes of the pickle, in which a tensor takes some 200."""

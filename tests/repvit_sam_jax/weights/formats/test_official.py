@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from convert import mapping
-from convert.keymap import RULES, jax_to_torch, torch_to_jax
-from convert.layouts import LAYOUTS
 from convert.torch_models import twin_of
 from repvit_sam_jax import CLASSIFIERS, CheckpointError
 from repvit_sam_jax.config import FORMS, MODELS, get_model_config
+from repvit_sam_jax.models.factory import model_of
 from repvit_sam_jax.weights import checkpoint
-from repvit_sam_jax.weights.loading import model_of
+from repvit_sam_jax.weights.formats import mapping
+from repvit_sam_jax.weights.formats.layouts import LAYOUTS
+from repvit_sam_jax.weights.formats.official import RULES, jax_to_torch, torch_to_jax
 from tests.helpers.measures import GOLDEN
 
 pytestmark = pytest.mark.torch
