@@ -15,20 +15,19 @@ from typing import Any, get_args
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..config import Dtype, Form, ModelConfig, config_from_dict
 from ..files import check_no_address, write_atomically
+from .errors import CheckpointError as CheckpointError
+from .formats import safetensors_file
+from .formats.mapped import release_pages
 
 FORMAT = "repvit_sam_jax/1"
 
 HALF = (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))
 """Types of kernels in files that are half as large."""
-
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, or not one for the model asked for. The message lists all that is wrong."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,13 +230,14 @@ def read(path: str | os.PathLike, *, verify: bool = False) -> tuple[dict[str, np
     path = Path(path)
     check_file(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = Metadata.from_strings(file.metadata() or {})
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file, or it is truncated: {error}") from error
+        metadata = Metadata.from_strings(safetensors_file.metadata(path))
     except CheckpointError as error:
-        raise CheckpointError(f"{path} can't be loaded: {error}") from error
+        named = str(error).startswith(str(path))
+        raise CheckpointError(str(error) if named else f"{path} can't be loaded: {error}") from error
+    arrays = {}
+    for name, view in safetensors_file.read(path).items():
+        arrays[name] = np.array(view)
+        release_pages(view)
     if verify and not metadata.arrays_sha256:
         raise CheckpointError(f"{path} has no digest of its arrays, as files of version 0.1; convert its source again")
     if verify and (found := digest(arrays)) != metadata.arrays_sha256:

@@ -162,4 +162,13 @@ def _load(
     config, form, params = read_params(path, form, verify=verify, key=key)
     if image_size is not None:
         config = dataclasses.replace(config, image_size=image_size)
-    return model_of(config, form, dtype), jax.device_put(params)
+    return model_of(config, form, dtype), _to_device(params)
+
+
+def _to_device(params: Params) -> Params:
+    """The arrays on the default device, one after the other and forgotten here: a model is not in memory twice."""
+    placed: Params = {}
+    for name in list(params):
+        value = params.pop(name)
+        placed[name] = _to_device(value) if isinstance(value, dict) else jax.device_put(value).block_until_ready()
+    return placed

@@ -17,7 +17,7 @@ def release_pages(array: np.ndarray) -> None:
     if mapped is None or not hasattr(mapped, "madvise"):
         return
     low, high = np.lib.array_utils.byte_bounds(array)
-    start = np.lib.array_utils.byte_bounds(owner)[0]
+    start = np.frombuffer(mapped, np.uint8).ctypes.data
     first, last = -(-(low - start) // mmap.PAGESIZE) * mmap.PAGESIZE, (high - start) // mmap.PAGESIZE * mmap.PAGESIZE
     if last > first:
         mapped.madvise(mmap.MADV_DONTNEED, first, last - first)

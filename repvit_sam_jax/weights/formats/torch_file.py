@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from ..checkpoint import CheckpointError
+from .mapped import release_pages
 
 LARGEST_PICKLE = 64 * 2**20
 """Bytes of the pickle, in which a tensor takes some 200."""
@@ -117,7 +118,7 @@ class TorchFile:
         if last >= len(values):
             raise CheckpointError(f"it reaches to number {last} of a record of {len(values)}")
         strides = [step * values.itemsize for step in tensor.strides]
-        return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides, writeable=False)
+        return np.ndarray(tensor.shape, values.dtype, values, tensor.offset * values.itemsize, strides)
 
     def _values(self, storage: Storage, dtype: np.dtype) -> np.ndarray:
         info = self._record(f"data/{storage.key}")
@@ -147,6 +148,7 @@ class TorchFile:
             if zlib.crc32(stored.data) != info.CRC and info.CRC:  # 0 if PyTorch was told to compute none
                 raise CheckpointError(f"the record {info.filename} is damaged: its CRC-32 is not the one stored")
             self._checked.add(info.filename)
+            release_pages(stored)
         return stored
 
     def _find_folder(self) -> str:
