@@ -95,14 +95,16 @@ class ViTConfig:
     patch_size: int = 16
     grid_size: int = 64
     """Patches a side that the tables of positions are stored for: the training image size over `patch_size`."""
-    mlp_ratio: int = 4
+    mlp_dim: int | None = None
+    """Hidden channels of the MLPs; four times `embed_dim` if None."""
     family: Literal["vit"] = "vit"
 
     def __post_init__(self) -> None:
         _check(self, embed_dim=(1, 16384), depth=(1, 128), num_heads=(1, 256), window_size=(1, 1024))
-        _check(
-            self, patch_size=(1, 256), grid_size=(1, 4096), mlp_ratio=(1, 64), global_attn_indexes=(0, self.depth - 1)
-        )
+        if self.mlp_dim is None:
+            object.__setattr__(self, "mlp_dim", 4 * self.embed_dim)
+        _check(self, patch_size=(1, 256), grid_size=(1, 4096), mlp_dim=(1, 65536))
+        _check(self, global_attn_indexes=(0, self.depth - 1))
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not divisible by num_heads {self.num_heads}")
         if list(self.global_attn_indexes) != sorted(set(self.global_attn_indexes)):
@@ -273,6 +275,9 @@ _FORMER = {
 
 
 def _without_former(values: dict[str, Any], part: str) -> dict[str, Any]:
+    if part == "vit" and "mlp_ratio" in values:  # what `mlp_dim` was
+        values = {**values, "mlp_dim": values["mlp_ratio"] * values["embed_dim"]}
+        del values["mlp_ratio"]
     former = _FORMER.get(part, {})
     if extended := {name: values[name] for name, value in former.items() if values.get(name, value) != value}:
         raise ValueError(f"{part} has {extended}, which only version 0.1 could run")
@@ -319,6 +324,8 @@ PRESETS: dict[str, SamConfig] = {
         SamConfig("sam_vit_b", ViTConfig(768, 12, 12, (2, 5, 8, 11))),
         SamConfig("sam_vit_l", ViTConfig(1024, 24, 16, (5, 11, 17, 23))),
         SamConfig("sam_vit_h", ViTConfig(1280, 32, 16, (7, 15, 23, 31))),
+        SamConfig("slimsam_50", ViTConfig(384, 12, 12, (2, 5, 8, 11))),
+        SamConfig("slimsam_77", ViTConfig(168, 12, 12, (2, 5, 8, 11), mlp_dim=696)),
         SamConfig("mobile_sam", TinyViTConfig((64, 128, 160, 320), (2, 2, 6, 2), (2, 4, 5, 10), (7, 7, 14, 7))),
         SamConfig(
             "demo",
@@ -351,8 +358,9 @@ ALIASES = {
     "vit_l": "sam_vit_l",
     "vit_h": "sam_vit_h",
     "vit_t": "mobile_sam",
+    "tiny_sam": "mobile_sam",
 }
-"""Names in the registries of the official repositories -> presets."""
+"""Names in the registries of the official repositories, and of models that differ in weights alone -> presets."""
 
 
 def get_model_config(name: str, image_size: int | None = None) -> ModelConfig:

@@ -66,7 +66,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, config.num_heads, window or config.grid_size)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = GeluMLP(dim, config.mlp_ratio * dim)
+        self.mlp = GeluMLP(dim, config.mlp_dim or 4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)

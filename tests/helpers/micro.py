@@ -17,7 +17,7 @@ PRESETS = (
     # One stage less than RepViT's four; the last downsampling block has a stride, to end at 16 all the same.
     config.SamConfig("micro", config.RepViTConfig((8, 16, 16), (1, 1, 1), last_stride=2), _DECODER, image_size=64),
     config.SamConfig(
-        "micro_vit", config.ViTConfig(16, 2, 2, (1,), window_size=2, grid_size=4, mlp_ratio=2), _DECODER, image_size=64
+        "micro_vit", config.ViTConfig(16, 2, 2, (1,), window_size=2, grid_size=4, mlp_dim=32), _DECODER, image_size=64
     ),
 )
 

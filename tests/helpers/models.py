@@ -15,7 +15,7 @@ _TINY = PRESETS["tiny"]
 TINY_SEGMENTERS = (
     SamConfig(
         "tiny_vit_sam",
-        ViTConfig(32, 4, 2, (1, 3), window_size=3, grid_size=8, mlp_ratio=2),
+        ViTConfig(32, 4, 2, (1, 3), window_size=3, grid_size=8, mlp_dim=64),
         _TINY.mask_decoder,
         image_size=128,
     ),

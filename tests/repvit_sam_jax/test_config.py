@@ -142,3 +142,36 @@ def test_files_of_version_0_1():
         config_from_dict({**values, "mask_decoder": {**decoder, "crf_channels": 8}})
     with pytest.raises(ValueError, match=r"tiny_vit has \{'expansion': 6\}"):
         config_from_dict({**values, "image_encoder": {**encoder, "expansion": 6}})
+
+
+def test_mlps_of_files_of_version_0_1():
+    """Their width was a multiple of the embedding's."""
+    values = dataclasses.asdict(PRESETS["sam_vit_b"])
+    encoder = {**values["image_encoder"], "mlp_ratio": 4}
+    del encoder["mlp_dim"]
+    assert config_from_dict({**values, "image_encoder": encoder}) == PRESETS["sam_vit_b"]
+    assert (PRESETS["slimsam_50"].image_encoder.mlp_dim, PRESETS["slimsam_77"].image_encoder.mlp_dim) == (1536, 696)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("image_encoder", "depths"), [7, 7, 10_000, 2], "depths must be an integer from 1 to 128"),
+        (("image_encoder", "channels"), [80, 160, 320], "channels, depths must have one entry for each of"),
+        (("image_encoder", "last_stride"), True, "last_stride must be an integer from 1 to 2, got True"),
+        (("mask_decoder", "embed_dim"), 10**7, "embed_dim must be an integer from 8 to 8192"),
+        (("image_size",), 2**40, "image_size must be an integer from 16 to 16384"),
+        (("mask_threshold",), float("nan"), "mask_threshold must be a number from"),
+        (("generator_defaults", "pred_iou_thresh"), "0.88", "pred_iou_thresh must be a number"),
+        (("name",), "x" * 1000, "a model's name must have 1 to 100 printable characters"),
+    ],
+)
+def test_bounds_of_fields(path, value, message):
+    """A crafted file can't ask for all memory, or for ever."""
+    values = dataclasses.asdict(PRESETS["repvit_sam"])
+    node = values
+    for name in path[:-1]:
+        node = node[name]
+    node[path[-1]] = value
+    with pytest.raises(ValueError, match=message):
+        config_from_dict(values)

@@ -121,7 +121,7 @@ class ViTBlock(nnx.Module):
         self.norm1 = LayerNorm(dim, epsilon=1e-6, **common)
         self.attn = ViTAttention(dim, config.num_heads, window or config.grid_size, **common)
         self.norm2 = LayerNorm(dim, epsilon=1e-6, **common)
-        self.mlp = ViTMLP(dim, config.mlp_ratio * dim, **common)
+        self.mlp = ViTMLP(dim, config.mlp_dim or 4 * dim, **common)
         self.window = window
 
     def __call__(self, x: Float[Array, "b s s c"], train: bool = False) -> Float[Array, "b s s c"]:

@@ -263,7 +263,7 @@ def test_folders_of_compiled_programs(tmp_path, monkeypatch, capsys, jax_setting
 @pytest.mark.slow(group="use")
 def test_a_second_run_compiles_nothing(weights, photo, tmp_path):
     """The folder is the user's cache, the one that JAX is told in the environment, or the flag's."""
-    given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", tmp_path / "mask.png"]
+    given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", tmp_path / "mask.png", "--overwrite"]
     environment, folder = {"XDG_CACHE_HOME": str(tmp_path / "user")}, tmp_path / "user" / "repvit-sam"
     noise, hits, misses = run_and_count(*given, **environment)
     files = {path.name for path in folder.glob("*-cache")}
@@ -280,7 +280,7 @@ def test_a_second_run_compiles_nothing(weights, photo, tmp_path):
 
 @pytest.mark.slow(group="use")
 def test_without_a_compile_cache(weights, photo, tmp_path):
-    given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", tmp_path / "mask.png"]
+    given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", tmp_path / "mask.png", "--overwrite"]
     environment = {"XDG_CACHE_HOME": str(tmp_path / "user"), CACHE: str(tmp_path / "jax")}
     assert run_and_count(*given, "--compile-cache", "None", **environment) == ([], 0, 0)
     assert not (tmp_path / "user").exists()
