@@ -11,6 +11,11 @@ READY := .venv/.ready
 .PHONY: setup demo test test-slow lint format bench clean
 .NOTPARALLEL:
 
+# Extras, without torch and with it.
+comma := ,
+BARE := train$(comma)hub
+WHOLE := convert$(comma)export$(comma)train$(comma)hub
+
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
@@ -21,7 +26,7 @@ ifneq ($(TORCH),no)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) --constraint constraints.txt torch
 endif
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
-		--editable '.[$(if $(filter no,$(TORCH)),train,convert,export,train)]' --group dev
+		--editable '.[$(if $(filter no,$(TORCH)),$(BARE),$(WHOLE))]' --group dev
 	# Beside the environment and not in it: with libtpu installed, every start of JAX would look for a TPU.
 	test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install --quiet --upgrade --no-deps \
 		--constraint constraints.txt --target .venv/libtpu libtpu

@@ -9,13 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from convert.download import PUBLISHED, file_name
 from convert.synthetic import manifest, synthetic_image, synthetic_state_dict
 from repvit_sam_jax import Sam, transforms
 from repvit_sam_jax.config import Form, SamConfig, get_config
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.weights import reparam
 from repvit_sam_jax.weights.formats import mapping
+from repvit_sam_jax.weights.hub import PUBLISHED, file_name
 
 from . import rivals
 from .harness import Candidate, interleave

@@ -143,8 +143,8 @@ def download(
       url: Another address.
       sha256: Insist on this digest. Most publishers state none.
     """
-    from .download import download as fetch
-    from .download import file_name, published_url
+    from repvit_sam_jax.weights.hub import download as fetch
+    from repvit_sam_jax.weights.hub import file_name, published_url
 
     path = target or Path("weights") / file_name(preset)
     if path.is_file() and sha256 is None:

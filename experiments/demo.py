@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from convert.download import DownloadError, download
 from convert.from_torch import from_torch
 from convert.parity import parity
 from convert.to_torch import to_torch
 from repvit_sam_jax import SamAutomaticMaskGenerator, SamPredictor, load
 from repvit_sam_jax.inference.overlay import draw_masks, draw_overlay
+from repvit_sam_jax.weights.hub import DownloadError, download
 from repvit_sam_jax.weights.loading import DEMO
 
 NOTE = "the demonstration model, which learnt from synthetic scenes and from itself; the published one is far better"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 EXTRAS = {
-    **dict.fromkeys(("torch", "pooch", "requests"), "convert"),
+    "torch": "convert",
     **dict.fromkeys(("coremltools", "onnx", "onnxscript", "onnxruntime"), "export"),
     **dict.fromkeys(("grain", "optax", "orbax"), "train"),
     "litert_torch": "litert",

@@ -96,7 +96,7 @@ class Recipe:
     """Photos a step, over all devices."""
     optimizer: Optimizer
     teacher: str | None = None
-    """A .safetensors file or `demo`; `random:PRESET` for random weights, to try things out; None if not needed."""
+    """What `load` takes, a file, a folder or a name; `random:PRESET` for random weights; None if not needed."""
     init: str | None = None
     """A .safetensors file in training form to start the student from, such as `repvit-sam convert backbone` makes of a
     classifier and `repvit-sam train export --form train` of a run; None for random weights."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from repvit_sam_jax import Sam
 from repvit_sam_jax.config import Dtype, SamConfig, get_config
 from repvit_sam_jax.files import sha256
 from repvit_sam_jax.models.model import Params
+from repvit_sam_jax.weights.formats import transformers
 from repvit_sam_jax.weights.loading import find_weights, read_params
 
 RANDOM = "random:"
@@ -59,6 +61,9 @@ def teacher_identity(spec: str) -> str:
     if spec.startswith(RANDOM):
         return spec
     path = find_weights(spec)
+    if path.is_dir():
+        digests = [sha256(file) for file in transformers.files(path)]
+        return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     return sha256(path)

@@ -23,7 +23,8 @@ def classify(
 
     Args:
       photo: The image file.
-      weights: A .safetensors file, from the converter's `from-torch repvit_m2_3_distill_450e.pth`.
+      weights: A checkpoint of this library, of the official code such as repvit_m2_3_distill_450e.pth, or of timm; or a
+        name such as repvit_m2_3_distill.
       names: A text file with a name a line, in the order of the classes; without it classes are numbers.
       compile_cache: Folder that keeps compiled programs for the next run; None keeps none.
       as_json: Print the result as JSON.

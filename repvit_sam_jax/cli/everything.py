@@ -76,8 +76,8 @@ def everything(
 
     Args:
       photo: The image file, or a folder of them.
-      weights: A .safetensors file from the converter's `from-torch`; if not given, the embedded demonstration model,
-        trained on synthetic scenes and by itself.
+      weights: A checkpoint of this library, of PyTorch or of transformers, or a name such as repvit_sam; if not given,
+        the embedded demonstration model, trained on synthetic scenes and by itself.
       out: A folder that is new or empty, or holds an unfinished search of the same folder.
       search: Arguments of the mask generator.
       pngs: Also write each mask as a black and white PNG, named by its number in the records.

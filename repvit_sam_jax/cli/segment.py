@@ -49,8 +49,9 @@ def segment(
 
     Args:
       photo: The image file, or a folder of them.
-      weights: A .safetensors file from the converter's `from-torch`; if not given, the embedded demonstration model,
-        trained on synthetic scenes and by itself. For the runtime onnx, a folder from the converter's `onnx`.
+      weights: A checkpoint of this library, of PyTorch or of transformers, or a name such as repvit_sam; if not given,
+        the embedded demonstration model, trained on synthetic scenes and by itself.
+        For the runtime onnx, a folder from `repvit-sam export onnx`.
       point: X,Y or X,Y,LABEL in pixels; label 1 (the default) is foreground, 0 background. May be repeated.
       box: X1,Y1,X2,Y2 in pixels.
       prompts: For a folder, a JSON file with prompts of the photos to segment: {"photo.jpg": {"points": [[X, Y], [X, Y,

@@ -13,7 +13,7 @@ from ..models.classifier import Classifier
 from ..models.factory import model_of
 from ..models.model import Params
 from ..models.sam import Sam
-from . import checkpoint
+from . import checkpoint, hub
 from .checkpoint import CheckpointError
 from .formats import mapping, safetensors_file
 from .formats.reading import read_official
@@ -24,15 +24,18 @@ DEMO = Path(__file__).parent / "demo.safetensors"
 
 
 def find_weights(name: str | os.PathLike | None) -> Path:
-    """The file that weights are in.
+    """The file or the folder that weights are in.
 
     Args:
-      name: a path, which stays as it is; `demo` for the package's own, unless there is a file of that name; or None for
-        the package's own in any case.
+      name: a path, which stays as it is; unless there is something of that name, `demo` for the package's own, or a
+        name that `hub.fetch` takes, whose weights are downloaded the first time; or None for the package's own.
 
     Raises:
       FileNotFoundError: the package's own is asked for, and is missing.
+      DownloadError: as `hub.fetch`.
     """
+    if name is not None and hub.is_name(name):
+        return hub.fetch(name)
     if name is not None and (os.fspath(name) != "demo" or Path(name).is_file()):
         return Path(name)
     if not DEMO.is_file():
@@ -48,7 +51,7 @@ def read_params(
     Args:
       path: a `.safetensors` file of this library, `demo` (`find_weights`), or what `reading.read_official` takes.
       form: `train` or `deploy`; the file's own if None.
-      verify: as `checkpoint.read` does, for files of this library.
+      verify: as `checkpoint.read` does, for files of this library; always for those that have a name.
       key: as `reading.read_official` takes it, for others.
 
     Raises:
@@ -59,6 +62,7 @@ def read_params(
     """
     if form not in (None, *FORMS):
         raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+    verify = verify or hub.is_name(path)
     path = find_weights(path)
     if path.is_dir() or not is_own(path):
         try:
@@ -112,8 +116,9 @@ def load(
 
     Args:
       path: a `.safetensors` file of this library; an official PyTorch checkpoint such as `repvit_sam.pt`, which is read
-        without PyTorch; a folder or a file of transformers' `SamModel`; or `demo` for the demonstration model in the
-        package, trained on synthetic scenes and by itself; a file of that name goes before it.
+        without PyTorch; a folder or a file of transformers' `SamModel`; a name, such as `repvit_sam`, `sam_vit_h` or
+        `hf://facebook/sam-vit-base`, whose weights are downloaded once (`hub.fetch`); or `demo` for the demonstration
+        model in the package, trained on synthetic scenes and by itself. A file of that name goes before a name.
       form: `deploy` for inference; a training-form file is fused on the way. `train` for training and for BatchNorm.
       dtype: of the arithmetic. The params are float32 in either case.
       image_size: another side of the input square in pixels, a multiple of 16; the checkpoint's own if None.
@@ -126,6 +131,7 @@ def load(
 
     Raises:
       FileNotFoundError: there is no such file.
+      DownloadError: a name's weights can't be had; the message says which file to put where.
       CheckpointError: a damaged file or one of an unknown model, weights that do not fit the model that the file names
         or that is nearest (all of them are listed), or a deploy-form file where the training form was asked for.
       ValueError: an unknown form or dtype, or an image size that is no multiple of 16.

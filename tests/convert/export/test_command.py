@@ -83,7 +83,6 @@ def test_sources_of_either_kind(checkpoint):
 MISSING = {
     ("from-torch", "old.pt", "new.safetensors"): ("torch", "convert"),
     ("to-torch", "tiny.safetensors", "new.pt"): ("torch", "convert"),
-    ("download",): ("pooch", "convert"),
     ("onnx", "tiny.safetensors", "--out", "out"): ("torch", "export"),
     ("coreml", "tiny.safetensors", "--out", "out"): ("torch", "export"),
     ("litert", "tiny.safetensors", "--out", "out"): ("torch", "litert"),
@@ -101,9 +100,7 @@ def without_torch(checkpoint, shallow, tmp_path_factory):
     (folder / "tiny.safetensors").write_bytes(shallow.read_bytes())
     (folder / "old.pt").write_bytes(b"of before 1.6")
     given = [*MISSING, ["stablehlo", "tiny.pt", "--out", "out.hlo", *QUICK]]
-    return run_commands(
-        "convert.__main__", given, folder, {"torch", "pooch", "requests", "onnx", "coremltools"}
-    ), folder
+    return run_commands("convert.__main__", given, folder, {"torch", "onnx", "coremltools"}), folder
 
 
 @pytest.mark.parametrize(("number", "command"), list(enumerate(MISSING)), ids=[command[0] for command in MISSING])

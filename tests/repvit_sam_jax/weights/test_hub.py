@@ -1,22 +1,32 @@
 import gc
 import hashlib
 import http.server
+import json
+import re
 import socket
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from PIL import Image
+from safetensors.numpy import save_file
 
 pytestmark = [
-    pytest.mark.torch,
     # pooch drops the connection of a failed download unclosed.
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 
 from convert import __main__ as command  # noqa: E402
-from convert import download as module  # noqa: E402
-from convert.download import DownloadError, download  # noqa: E402
+from convert.synthetic import manifest, synthetic_state_dict  # noqa: E402
+from repvit_sam_jax import PRESETS, CheckpointError, cli, load  # noqa: E402
 from repvit_sam_jax.config import MODELS  # noqa: E402
+from repvit_sam_jax.weights import checkpoint  # noqa: E402
+from repvit_sam_jax.weights import hub as module  # noqa: E402
+from repvit_sam_jax.weights.formats import mapping, transformers  # noqa: E402
+from repvit_sam_jax.weights.hub import DownloadError, download  # noqa: E402
+from repvit_sam_jax.weights.loading import find_weights  # noqa: E402
 
 CONTENT = bytes(range(256)) * 300
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -201,3 +211,119 @@ def test_addresses_of_published_models(monkeypatch, tmp_path, capsys):
     assert asked["path"].as_posix() == "weights/repvit_m2_3_distill_450e.pth"
     assert asked["url"] == module.PUBLISHED["repvit_m2_3_distill"]
     assert DIGEST in capsys.readouterr().out
+
+
+# By name
+@pytest.fixture
+def published(server, url, tmp_path, monkeypatch):
+    """`mobile_sam` at the local server, and an empty cache."""
+    monkeypatch.setitem(module.PUBLISHED, "mobile_sam", f"{url}/weights")
+    monkeypatch.setattr(module, "cache", lambda: tmp_path / "cache")
+    monkeypatch.delenv(module.OFFLINE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return server
+
+
+def test_a_name_is_downloaded_once(published, tmp_path):
+    """Under its name and its alias, as a path too; a file of that name goes before it."""
+    for name in ("mobile_sam", "vit_t", Path("mobile_sam")):
+        assert find_weights(name) == tmp_path / "cache" / "weights"
+    assert published.requested == ["/weights"]
+    assert contents(tmp_path / "cache")["weights"] == CONTENT
+    assert json.loads((tmp_path / "cache" / "sha256.json").read_text()) == {"weights": DIGEST}
+    (tmp_path / "mobile_sam").touch()
+    assert find_weights("mobile_sam") == Path("mobile_sam")
+    assert find_weights("mobile_sam.pt") == Path("mobile_sam.pt")
+
+
+def test_what_is_downloaded_later_must_be_the_same(published, tmp_path):
+    find_weights("mobile_sam")
+    (tmp_path / "cache" / "weights").unlink()
+    (tmp_path / "cache" / "sha256.json").write_text(json.dumps({"weights": "0" * 64}))
+    with pytest.raises(DownloadError, match=f"(?s)hash.*0000.*{DIGEST}"):
+        find_weights("mobile_sam")
+    assert not (tmp_path / "cache" / "weights").exists()
+
+
+def test_offline(published, tmp_path, monkeypatch):
+    monkeypatch.setenv(module.OFFLINE, "1")
+    where = re.escape(str(tmp_path / "cache" / "weights"))
+    with pytest.raises(
+        DownloadError, match=rf"mobile_sam is not at {where}, and REPVIT_SAM_OFFLINE is set; get http://"
+    ):
+        load("mobile_sam")
+    assert published.requested == []
+
+
+def test_an_interrupted_download_leaves_nothing(published, url, tmp_path, monkeypatch):
+    monkeypatch.setitem(module.PUBLISHED, "mobile_sam", f"{url}/short")
+    with pytest.raises(DownloadError, match=rf"/short could not be fetched .*put it at {tmp_path}/cache/short"):
+        load("mobile_sam")
+    assert not (tmp_path / "cache").exists() or contents(tmp_path / "cache") == {}
+
+
+def test_a_name_in_the_command(published, tmp_path, monkeypatch, capsys):
+    """What was downloaded here is no checkpoint, and the line says where it is."""
+    Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
+    monkeypatch.setattr("sys.argv", ["repvit-sam", "segment", "photo.png", "--point", "5,5", "--weights", "mobile_sam"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert f"{tmp_path}/cache/weights is no checkpoint, or it is truncated" in capsys.readouterr().err
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache of Hugging Face's hub as its client keeps it, without a network: what is put in is as if downloaded."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def put(repository, files):
+        folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+        for name, write in files.items():
+            write(folder / "snapshots" / ("0" * 40) / name)
+
+    return put
+
+
+def test_repositories_of_the_hub(hub, tmp_path):
+    """Of transformers' layout, with a file of this library, and one file of several."""
+    config = PRESETS["tiny_vit_sam"]
+    state = synthetic_state_dict(manifest(config))
+    theirs = {transformers.from_official(key): value for key, value in state.items()}
+    about = lambda path: path.write_text('{"model_type": "sam"}')
+    hub("someone/sam", {"config.json": about, "model.safetensors": lambda path: save_file(theirs, path)})
+    params = mapping.to_params(state, config, "train")
+    own = lambda path: checkpoint.save(path, params, checkpoint.Metadata(config, "deploy"))
+    hub("someone/own", {"README.md": lambda path: path.touch(), "tiny.safetensors": own})
+    hub("someone/nothing", {"README.md": lambda path: path.touch()})
+    for name in ("hf://someone/sam", Path("hf://someone/sam"), "hf://someone/own", "hf://someone/own/tiny.safetensors"):
+        assert load(name)[0].config == config
+    with pytest.raises(CheckpointError, match=r"hf://someone/nothing holds no weights: README\.md"):
+        load("hf://someone/nothing")
+    with pytest.raises(DownloadError, match="hf://someone/else could not be fetched"):
+        load("hf://someone/else")
+
+
+def test_a_damaged_file_of_the_hub_is_noticed(hub, tmp_path):
+    config = PRESETS["tiny_vit_sam"]
+    params = mapping.to_params(synthetic_state_dict(manifest(config)), config, "train")
+
+    def damaged(path):
+        checkpoint.save(path, params, checkpoint.Metadata(config, "deploy"))
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content)
+
+    hub("someone/own", {"tiny.safetensors": damaged})
+    with pytest.raises(CheckpointError, match="is damaged: the SHA-256 of its arrays"):
+        load("hf://someone/own")
+
+
+def test_without_the_client_of_the_hub(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(DownloadError, match=r"needs huggingface_hub: pip install 'repvit-sam-jax\[hub\]', or give"):
+        load("hf://facebook/sam-vit-base")
