@@ -30,20 +30,22 @@ def from_torch(
     form: Form | None = None,
     image_size: int | None = None,
     key: str | None = None,
+    ignore: tuple[str, ...] = (),
 ) -> None:
     """PyTorch checkpoint to safetensors of this library.
 
     Args:
-      source: The .pt or .pth file, for example repvit_sam.pt.
+      source: A .pt or .pth file such as repvit_sam.pt; or a file or a folder of transformers or timm.
       target: The .safetensors file to write.
       preset: Insist on this model; by default the keys tell.
       form: train keeps every branch, deploy fuses them; by default the source's.
       image_size: Input side in pixels that the file declares, if not the preset's.
       key: The entry that the state dict is under, if the file has several, such as ema.
+      ignore: Patterns of keys to leave out, such as 'adapter.*' of a fine-tuned model.
     """
     from .from_torch import from_torch as convert
 
-    metadata = convert(source, target, preset=preset, form=form, image_size=image_size, key=key)
+    metadata = convert(source, target, preset=preset, form=form, image_size=image_size, key=key, ignore=ignore)
     config = metadata.config
     if get_model_config(config.name).image_size != config.image_size:
         print(f"trained or declared at {config.image_size} pixels a side, where {config.name} has another number")
@@ -63,6 +65,37 @@ def to_torch(source: Source, target: Target, *, form: Form | None = None) -> Non
 
     written = convert(source, target, form=form)
     print(f"wrote {target}: {written} form")
+
+
+Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+
+
+@app.command(name="to-hf")
+def to_hf(source: Source, out: Out) -> None:
+    """A segmenter to a folder for Hugging Face's hub, with a model card.
+
+    SAM's ViTs get the layout of transformers, which SamModel.from_pretrained loads; others a file of this library.
+
+    Args:
+      source: A checkpoint of any form that is read, or a name such as sam_vit_b.
+      out: A folder that is new or empty.
+    """
+    from .publish import to_hf as write
+
+    print(f"wrote {out}, which {write(source, out)} loads")
+
+
+@app.command(name="to-timm")
+def to_timm(source: Source, out: Out) -> None:
+    """A classifier with two heads to a folder for timm, with a model card.
+
+    Args:
+      source: A checkpoint of any form that is read, or a name such as repvit_m1_0_distill.
+      out: A folder that is new or empty.
+    """
+    from .publish import to_timm as write
+
+    print(f"wrote {out}: timm's {write(source, out)}")
 
 
 @app.command(name="parity")

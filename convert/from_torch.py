@@ -6,6 +6,7 @@ import pickle
 import re
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,7 @@ def from_torch(
     form: Form | None = None,
     image_size: int | None = None,
     key: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Metadata:
     """Convert a PyTorch checkpoint file to a safetensors file, all or nothing.
 
@@ -79,6 +81,7 @@ def from_torch(
       form: `train` keeps every branch and can be converted back bit for bit; `deploy` fuses. By default the source's.
       image_size: the input side in pixels that the file is to declare, if not the preset's.
       key: the entry that the state dict is under, if the file has several, such as `ema`.
+      ignore: patterns of official keys to leave out; otherwise every key that the model has not is an error.
 
     Returns:
       What was written about the file into its metadata.
@@ -93,7 +96,7 @@ def from_torch(
     check_target(target)
     state = read_state_dict(source, key)
     try:
-        config, found, params = mapping.convert(state, preset=preset, form=form, image_size=image_size)
+        config, found, params = mapping.convert(state, preset=preset, form=form, image_size=image_size, ignore=ignore)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
     digest = "" if source.is_dir() else sha256(source)

@@ -183,7 +183,7 @@ def save(
 
     def write(temporary: Path) -> None:
         save_file(arrays, temporary, strings)
-        _sort_header(temporary)
+        sort_header(temporary)
 
     try:
         write_atomically(path, write)
@@ -201,7 +201,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def _sort_header(path: Path) -> None:
+def sort_header(path: Path) -> None:
     """Order the metadata of a safetensors file, which its library writes in an order that changes from run to run."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -44,7 +45,12 @@ def find_weights(name: str | os.PathLike | None) -> Path:
 
 
 def read_params(
-    path: str | os.PathLike, form: Form | None = None, *, verify: bool = False, key: str | None = None
+    path: str | os.PathLike,
+    form: Form | None = None,
+    *,
+    verify: bool = False,
+    key: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> tuple[ModelConfig, Form, Params]:
     """The checked params of a file, as NumPy arrays, fused if the deploy form of a training-form file is asked for.
 
@@ -53,6 +59,7 @@ def read_params(
       form: `train` or `deploy`; the file's own if None.
       verify: as `checkpoint.read` does, for files of this library; always for those that have a name.
       key: as `reading.read_official` takes it, for others.
+      ignore: patterns of keys that others have too many, as `mapping.convert` takes them.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -66,7 +73,7 @@ def read_params(
     path = find_weights(path)
     if path.is_dir() or not is_own(path):
         try:
-            return mapping.convert(read_official(path, key), form=form)
+            return mapping.convert(read_official(path, key), form=form, ignore=ignore)
         except CheckpointError as error:
             raise CheckpointError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
     return _read_own(path, form, verify)
@@ -111,6 +118,7 @@ def load(
     image_size: int | None = None,
     verify: bool = False,
     key: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> tuple[Sam, Params]:
     """A model and its params from a checkpoint, of this library or of another program.
 
@@ -125,6 +133,8 @@ def load(
       verify: whether to compare the arrays with the digest in the file, which takes some 3 s for ViT-H. Files of
         PyTorch have CRC-32 checksums, which are always compared.
       key: the entry that the state dict is under, if a file of PyTorch has several, such as `ema`.
+      ignore: patterns of official keys to leave out, such as `adapter.*` of a fine-tuned model; otherwise every key
+        that the model has not is an error.
 
     Returns:
       The static model and its params, a nested dict of JAX arrays on the default device.
@@ -136,7 +146,7 @@ def load(
         or that is nearest (all of them are listed), or a deploy-form file where the training form was asked for.
       ValueError: an unknown form or dtype, or an image size that is no multiple of 16.
     """
-    model, params = _load(path, form, dtype, image_size, verify, key)
+    model, params = _load(path, form, dtype, image_size, verify, key, ignore)
     if not isinstance(model, Sam):
         raise CheckpointError(
             f"{path} holds the classifier {model.config.name}, no segmenter; `repvit-sam classify` and "
@@ -163,9 +173,15 @@ def load_classifier(
 
 
 def _load(
-    path: str | os.PathLike, form: Form, dtype: Dtype, image_size: int | None, verify: bool, key: str | None
+    path: str | os.PathLike,
+    form: Form,
+    dtype: Dtype,
+    image_size: int | None,
+    verify: bool,
+    key: str | None,
+    ignore: Sequence[str] = (),
 ) -> tuple[Sam | Classifier, Params]:
-    config, form, params = read_params(path, form, verify=verify, key=key)
+    config, form, params = read_params(path, form, verify=verify, key=key, ignore=ignore)
     if image_size is not None:
         config = dataclasses.replace(config, image_size=image_size)
     return model_of(config, form, dtype), _to_device(params)

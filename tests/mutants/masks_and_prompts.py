@@ -179,7 +179,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="metadata-in-any-order",
         file="repvit_sam_jax/weights/checkpoint.py",
-        old="        _sort_header(temporary)\n",
+        old="        sort_header(temporary)\n",
         new="",
         tests=("tests/repvit_sam_jax/weights/test_checkpoint.py::test_the_same_content_gives_the_same_bytes",),
     ),

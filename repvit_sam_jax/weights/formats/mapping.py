@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -198,6 +199,7 @@ def convert(
     preset: str | None = None,
     form: Form | None = None,
     image_size: int | None = None,
+    ignore: Sequence[str] = (),
 ) -> tuple[ModelConfig, Form, Params]:
     """The model that a state dict is of, and its params.
 
@@ -206,13 +208,26 @@ def convert(
       preset: insist on this model; by default it is recognised from the keys.
       form: `train` keeps every branch, `deploy` fuses. By default the state dict's.
       image_size: the input side in pixels, if not the preset's.
+      ignore: patterns of keys to leave out, such as `adapter.*`.
 
     Raises:
-      CheckpointError: it is not of a known model (all offending keys are listed), or can't have that form.
+      CheckpointError: a pattern matches no key; it is not of a known model (all offending keys are listed), or can't
+        have that form.
       ValueError: a bad image size.
     """
+    for pattern in ignore:
+        kept = {key: value for key, value in state.items() if not fnmatch.fnmatchcase(key, pattern)}
+        if len(kept) == len(state):
+            raise CheckpointError(f"no key matches {pattern!r}, which is to be ignored")
+        state = kept
     config, found = identify(state, preset)
-    params = to_params(state, config, found)
+    try:
+        params = to_params(state, config, found)
+    except CheckpointError as error:
+        if "\n  unexpected: " not in str(error):
+            raise
+        advice = "unexpected ones are left out by --ignore PATTERN of from-torch, or load(..., ignore=['PATTERN'])"
+        raise CheckpointError(f"{error}\n{advice}") from error
     if form is not None and not config.has_batch_norm:
         found = form
     if form == "train" and found == "deploy":
