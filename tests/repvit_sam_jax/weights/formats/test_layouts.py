@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from convert.synthetic import manifest, synthetic_state_dict
-from repvit_sam_jax import PRESETS, CheckpointError, load, load_classifier
+from convert.synthetic import manifest, synthetic_image, synthetic_state_dict
+from repvit_sam_jax import PRESETS, CheckpointError, SamPredictor, load, load_classifier
 from repvit_sam_jax.config import CLASSIFIERS, get_model_config
+from repvit_sam_jax.models.factory import model_of
 from repvit_sam_jax.weights import checkpoint
 from repvit_sam_jax.weights.formats import mapping, timm, transformers
 from repvit_sam_jax.weights.loading import read_params
+from tests.helpers.measures import relative_rms
 from tests.helpers.models import TINY_CLASSIFIERS
 from tests.helpers.processes import ROOT
 
@@ -177,3 +179,27 @@ def test_key_of_several_state_dicts(tmp_path):
         load(tmp_path / "a.pt")
     assert not np.asarray(load(tmp_path / "a.pt", key="online")[1]["mask_decoder"]["iou_token"]).any()
     assert np.asarray(load(tmp_path / "a.pt", key="ema")[1]["mask_decoder"]["iou_token"]).any()
+
+
+@pytest.mark.slow(group="models")
+def test_slimsam_against_transformers():
+    """Weights drawn by transformers' own names, and what its `SamModel` computes with them."""
+    golden = np.load(MAPS / "hf_slimsam77_seed0_600x900.npz")
+    official = manifest(PRESETS["slimsam_77"])
+    state = synthetic_state_dict({str(transformers.from_official(key)): about for key, about in official.items()})
+    config, form, params = mapping.convert(transformers.official(state))
+    assert config.name == "slimsam_77"
+    predictor = SamPredictor(model_of(config, form), params)
+    predictor.set_image(synthetic_image(600, 900))
+    embedding = np.asarray(predictor.get_image_embedding()).transpose(0, 3, 1, 2)
+    assert relative_rms(sample(embedding), sample(golden["image_embedding"])) < 5e-6
+    _, iou, low_res = predictor.predict(np.array([[270, 240]], np.float32), [1])
+    assert relative_rms(sample(low_res), sample(golden["point/multi/low_res"])) < 1e-5
+    np.testing.assert_allclose(iou, golden["point/multi/iou"], atol=1e-5)
+
+
+def sample(values: np.ndarray, count: int = 4096) -> np.ndarray:
+    """As the numbers are stored."""
+    if values.size <= count:
+        return values.reshape(-1)
+    return values.reshape(-1)[np.random.Generator(np.random.PCG64([0, values.size])).integers(0, values.size, count)]
