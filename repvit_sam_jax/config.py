@@ -358,9 +358,11 @@ ALIASES = {
     "vit_l": "sam_vit_l",
     "vit_h": "sam_vit_h",
     "vit_t": "mobile_sam",
-    "tiny_sam": "mobile_sam",
 }
-"""Names in the registries of the official repositories, and of models that differ in weights alone -> presets."""
+"""Names in the registries of the official repositories -> presets."""
+
+SAME_ARCHITECTURE = {"tiny_sam": "mobile_sam", "medsam": "sam_vit_b"}
+"""Models that differ from a preset in their weights alone."""
 
 
 def get_model_config(name: str, image_size: int | None = None) -> ModelConfig:
@@ -369,7 +371,7 @@ def get_model_config(name: str, image_size: int | None = None) -> ModelConfig:
     Raises:
       ValueError: no preset has that name, or the model can't have that image size.
     """
-    name = ALIASES.get(name, name)
+    name = {**ALIASES, **SAME_ARCHITECTURE}.get(name, name)
     if name not in MODELS:
         raise ValueError(f"unknown preset {name!r}; known presets: {', '.join(MODELS)}")
     return MODELS[name] if image_size is None else dataclasses.replace(MODELS[name], image_size=image_size)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ..config import ALIASES, get_model_config
+from ..config import ALIASES, SAME_ARCHITECTURE, get_model_config
 from ..files import sha256, write_atomically
 from .errors import CheckpointError
 
@@ -39,6 +39,8 @@ PUBLISHED: dict[str, str] = {
 def published_url(preset: str) -> str:
     """The address of a preset's weights; raises ValueError if none are published."""
     config = get_model_config(preset)
+    if preset in SAME_ARCHITECTURE:
+        raise ValueError(f"{preset} has weights of its own, which its authors publish; give the file")
     if config.name not in PUBLISHED:
         raise ValueError(f"no weights of {preset} are published; there are some of {', '.join(PUBLISHED)}")
     return PUBLISHED[config.name]

@@ -21,7 +21,7 @@ pytestmark = [
 from convert import __main__ as command  # noqa: E402
 from convert.synthetic import manifest, synthetic_state_dict  # noqa: E402
 from repvit_sam_jax import PRESETS, CheckpointError, cli, load  # noqa: E402
-from repvit_sam_jax.config import MODELS  # noqa: E402
+from repvit_sam_jax.config import MODELS, get_config  # noqa: E402
 from repvit_sam_jax.weights import checkpoint  # noqa: E402
 from repvit_sam_jax.weights import hub as module  # noqa: E402
 from repvit_sam_jax.weights.formats import mapping, transformers  # noqa: E402
@@ -327,3 +327,10 @@ def test_without_the_client_of_the_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(DownloadError, match=r"needs huggingface_hub: pip install 'repvit-sam-jax\[hub\]', or give"):
         load("hf://facebook/sam-vit-base")
+
+
+def test_models_that_share_an_architecture_share_no_weights():
+    assert get_config("tiny_sam") == get_config("mobile_sam")
+    assert not module.is_name("tiny_sam")
+    with pytest.raises(ValueError, match="medsam has weights of its own, which its authors publish"):
+        module.published_url("medsam")
