@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tests.mutants import converting, library, masks_and_prompts, training
+from tests.mutants import converting, library, masks_and_prompts, measuring, training
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
     *library.MUTANTS,
     *masks_and_prompts.MUTANTS,
     *converting.MUTANTS,
+    *measuring.MUTANTS,
     *training.MUTANTS,
 )

@@ -124,7 +124,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="iou-of-empty-masks-is-nan",
-        file="repvit_sam_jax/evals/metrics.py",
+        file="repvit_sam_jax/evals/metrics/__init__.py",
         old="xp.maximum((a | b).sum((-2, -1)), 1).astype(np.float32)",
         new="xp.asarray((a | b).sum((-2, -1))).astype(np.float32)",
         tests=("tests/repvit_sam_jax/evals/test_metrics.py::test_iou_is_that_of_pycocotools",),

@@ -169,11 +169,6 @@ class TorchFile:
         return self._records[self._folder + name]
 
 
-def is_zip(path: Path) -> bool:
-    """Whether a file is in PyTorch's zip format, or at least a zip file."""
-    return zipfile.is_zipfile(path)
-
-
 # The pickle
 
 
