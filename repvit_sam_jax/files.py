@@ -114,8 +114,9 @@ def new_folder(path: Path, flag: str = "--out") -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if not path.exists():
-            for parent in absent:
-                parent.rmdir()
+            with contextlib.suppress(OSError):  # another process has put something there meanwhile
+                for parent in absent:
+                    parent.rmdir()
 
 
 def _prefix(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -76,19 +77,21 @@ def _run(name: str, args: Sequence[str]) -> None:
 
 def _joined(args: Sequence[str]) -> list[str]:
     """Numbers after --box and --point as one argument: `--box 20 10 300 400` is `--box 20,10,300,400`."""
-    joined: list[str] = []
-    for argument in args:
-        flag, given = joined[-2:] if len(joined) > 1 else ("", "")
-        wants_more = given.count(",") < {"--box": 3, "--point": 2}.get(flag, 0)
-        if wants_more and _NUMBER.fullmatch(argument) and _NUMBERS.fullmatch(given):
-            joined[-1] += f",{argument}"
-        else:
-            joined.append(argument)
+    left, joined = list(args), list[str]()
+    while left:
+        flag = left.pop(0)
+        joined.append(flag)
+        numbers = list(itertools.takewhile(_NUMBER.fullmatch, left[: _COUNTS.get(flag, 0)]))
+        if flag == "--point" and numbers[2:] not in ([], ["0"], ["1"]):  # no label, but a folder that is called so
+            numbers.pop()
+        if numbers:
+            joined.append(",".join(numbers))
+        del left[: len(numbers)]
     return joined
 
 
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
-_NUMBERS = re.compile(rf"{_NUMBER.pattern}(,{_NUMBER.pattern})*")
+_COUNTS = {"--box": 4, "--point": 3}
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def _place(module: str) -> str:

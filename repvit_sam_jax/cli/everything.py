@@ -88,6 +88,7 @@ def everything(
     """
     is_folder = photo.is_dir()
     about = {"photos": str(photo.resolve()), "weights": str(weights or "demo"), "dtype": dtype, "pngs": pngs}
+    about |= {"the file of weights": _stamp(weights)} if weights is not None and weights.is_file() else {}
     about |= search.arguments
     if not is_folder or not _is_unfinished(out, about):
         check_new_folder(out, "--out")
@@ -155,6 +156,12 @@ PARTS, ABOUT = ".parts", ".about.json"
 """Names within the folder of an unfinished search of several photos: what is done, and how it is searched."""
 
 
+def _stamp(path: Path) -> list[Any]:
+    """What changes if a file is replaced."""
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
 def _is_unfinished(out: Path, about: dict[str, Any]) -> bool:
     """Whether a folder holds an unfinished search. Raises ValueError if it is another one."""
     if not (out / ABOUT).is_file():
@@ -188,16 +195,18 @@ def _search_folder(
     write_atomically(out / ABOUT, lambda path: path.write_text(json.dumps(about, indent=1)))
     found: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
-    for path, name in tqdm(mask_names(photos).items(), unit="photo", disable=None):
-        part = out / PARTS / f"{name}.json"
+    for path, (name,) in tqdm(mask_names(dict.fromkeys(photos, 1)).items(), unit="photo", disable=None):
+        part = out / PARTS / f"{path.name}.json"
         try:
-            if not part.is_file():
+            source = [*_stamp(path), name]
+            done = json.loads(part.read_text()) if part.is_file() else {}
+            if done.get("source") != source:
                 folder = out / "masks" / name
                 if pngs:
                     folder.mkdir(parents=True, exist_ok=True)
                 done = _search_photo(generator, path, load(path), folder, out / "overlays" / f"{name}.png", pngs)
-                _write_json(part, done)
-            found.append(json.loads(part.read_text()))
+                _write_json(part, {"source": source, **done})
+            found.append({key: done[key] for key in ("image", "annotations")})
         except (ValueError, OSError) as error:
             failures.append(
                 {"photo": str(path), "error": str(error) if str(path) in str(error) else f"{path}: {error}"}

@@ -176,7 +176,7 @@ def _segment_folder(
         predictor = weights.open()
     for folder in filter(None, (out, overlay)):
         folder.mkdir(parents=True, exist_ok=True)
-    names = mask_names(list(prompts))
+    names = mask_names({path: len(of_photo) for path, of_photo in prompts.items()})
     every = [prompt for of_photo in prompts.values() for prompt in of_photo]
     with Stopwatch(seconds, "compile"):
         for num_points, ambiguous in {(prompt.num_points, prompt.is_ambiguous) for prompt in every}:
@@ -187,7 +187,7 @@ def _segment_folder(
             try:
                 if isinstance(done, Failure):
                     raise ValueError(done.error)
-                name = names[done.path] + (f"_{done.number}" if len(prompts[done.path]) > 1 else "") + ".png"
+                name = names[done.path][done.number] + ".png"
                 found = _write(done, out / name, overlay and overlay / name)
                 results.append({**size_of(done.path, done.image), **found})
             except (ValueError, OSError) as error:  # such as a name that is too long: the others are written

@@ -84,10 +84,27 @@ def _is_stub(factory: Any) -> bool:
     return is_stub or getattr(factory, "format", None) == "MPEG"
 
 
-def mask_names(photos: Sequence[Path]) -> dict[Path, str]:
-    """What each photo's mask is called, without an extension: its stem, or of photos of one stem their whole names."""
-    stems = collections.Counter(path.stem.casefold() for path in photos)
-    return {path: path.stem if stems[path.stem.casefold()] == 1 else path.name for path in photos}
+def mask_names(counts: Mapping[Path, int]) -> dict[Path, list[str]]:
+    """What the masks of photos are called, without an extension; no two names are the same, whatever their case.
+
+    A photo's masks are called as its stem or, of photos of one stem, as its whole name; several have numbers besides.
+    Where two photos' names are the same all the same, such as those of `a.jpg`, `a.png` and `a.jpg.png`, all photos'
+    masks have whole names.
+
+    Args:
+      counts: masks of each photo, all of one folder.
+    """
+    stems = collections.Counter(path.stem.casefold() for path in counts)
+    names = _numbered({path: path.stem if stems[path.stem.casefold()] == 1 else path.name for path in counts}, counts)
+    different = collections.Counter(name.casefold() for of_photo in names.values() for name in of_photo)
+    if different and max(different.values()) > 1:
+        return _numbered({path: path.name for path in counts}, counts)
+    return names
+
+
+def _numbered(names: Mapping[Path, str], counts: Mapping[Path, int]) -> dict[Path, list[str]]:
+    several = lambda path: [f"{names[path]}_{number}" for number in range(counts[path])]
+    return {path: [name] if counts[path] == 1 else several(path) for path, name in names.items()}
 
 
 def read_prompts_file(file: Path, photos: Sequence[Path]) -> dict[Path, list[Prompt]]:

@@ -35,12 +35,17 @@ class Prompt:
     def __init__(
         self, points: ArrayLike = (), labels: ArrayLike = (), box: ArrayLike | None = None, mask: Any = None
     ) -> None:
-        values = {
-            "points": np.asarray(points, np.float64).reshape(-1, 2),
-            "labels": np.asarray(labels, np.int32),
-            "box": None if box is None else np.asarray(box, np.float64),
-            "mask": mask,
-        }
+        """Raises ValueError if these have other shapes, or a label is none of the three."""
+        coords, classes = np.asarray(points, np.float64), np.asarray(labels)
+        if coords.size and coords.shape[1:] != (2,):
+            raise ValueError(f"points are (x, y) each, [n, 2], got {list(coords.shape)}")
+        if classes.shape != (coords.size // 2,):
+            raise ValueError(f"{coords.size // 2} points have a label each, got labels of {list(classes.shape)}")
+        _check_labels(classes, "")
+        corners = None if box is None else np.asarray(box, np.float64)
+        if corners is not None and corners.shape != (4,):
+            raise ValueError(f"a box is [x1, y1, x2, y2], got {list(corners.shape)}")
+        values = {"points": coords.reshape(-1, 2), "labels": classes.astype(np.int32), "box": corners, "mask": mask}
         for name, value in values.items():
             object.__setattr__(self, name, value)
 

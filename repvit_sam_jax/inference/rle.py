@@ -7,6 +7,7 @@ itself, and answers runs that end too early with whatever was in the memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -57,20 +58,29 @@ def read_segmentation(segmentation: Any, size: tuple[int, int]) -> Counts:
         if not segmentation or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in segmentation):
             raise ValueError("a polygon is [x, y, x, y, ...] with three points or more")
         for polygon in segmentation:  # pycocotools crashes the process on what is not finite, or far away
-            points = np.asarray(polygon, np.float64)
-            if points.ndim != 1 or not (np.abs(points) <= 10 * max(size)).all():
+            numbers = all(isinstance(v, Real) and not isinstance(v, bool) for v in polygon)
+            if not numbers or not all(abs(value) <= 10 * max(size) for value in polygon):
                 raise ValueError(f"a polygon with points that are no numbers, or far outside {list(size)}")
         segmentation = coco.merge(coco.frPyObjects(segmentation, *size))
     if not isinstance(segmentation, Mapping) or not {"size", "counts"} <= set(segmentation):
         raise ValueError("a segmentation is a list of polygons or {size, counts}")
-    if list(segmentation["size"]) != list(size):
-        raise ValueError(f"a mask of size {segmentation['size']} in a photo of size {list(size)}")
-    given = segmentation["counts"]
-    counts = decompress(given) if isinstance(given, str | bytes) else np.asarray(given, np.int64).reshape(-1)
+    given = segmentation["size"]
+    if not isinstance(given, list | tuple) or list(given) != list(size):
+        raise ValueError(f"a mask of size {given} in a photo of size {list(size)}")
     pixels = size[0] * size[1]
+    counts = _read_counts(segmentation["counts"], pixels)
     if (counts < 0).any() or (counts > pixels).any() or counts.sum() != pixels:  # the sum alone may wrap around
         raise ValueError(f"runs of {counts.sum()} pixels in a photo of size {list(size)}")
     return counts
+
+
+def _read_counts(given: Any, pixels: int) -> Counts:
+    if isinstance(given, str | bytes):
+        return decompress(given)
+    counts = np.asarray(given, object).reshape(-1)
+    if not all(isinstance(n, int | np.integer) and 0 <= n <= pixels for n in counts):
+        raise ValueError("counts are a string, or a list of the lengths of runs")
+    return counts.astype(np.int64)
 
 
 def decompress(text: str | bytes) -> Counts:

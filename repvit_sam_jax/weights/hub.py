@@ -1,15 +1,14 @@
 """Weights by name: the published checkpoints from where their authors put them, and repositories of Hugging Face's hub.
 
-A file is downloaded once, into the user's cache, all or nothing; its SHA-256 is recorded, and what is downloaded later
-under the same name must have it.
+A file is downloaded once, into the user's cache, all or nothing; its SHA-256 is recorded beside it, and what is
+downloaded later under the same name must have it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import platformdirs
@@ -17,6 +16,7 @@ import platformdirs
 from ..config import ALIASES, SAME_ARCHITECTURE, get_model_config
 from ..files import sha256, write_atomically
 from .errors import CheckpointError
+from .formats import safetensors_file
 
 _REPVIT = "https://github.com/THU-MIG/RepViT/releases/download/v1.0"
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything"
@@ -92,12 +92,24 @@ def fetch(name: str | os.PathLike) -> Path:
         raise DownloadError(
             f"{name} is not at {target}, and {OFFLINE} is set; get {url} by other means and put it there"
         )
-    digests = cache() / "sha256.json"
-    known: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads(digests.read_text())
-    digest = download(target, url=url, expected_sha256=known.get(target.name))
-    write_atomically(digests, lambda path: path.write_text(json.dumps({**known, target.name: digest}, indent=1)))
+    recorded = target.with_name(f"{target.name}.sha256")
+    known = recorded.read_text().strip() if recorded.is_file() else None
+    try:
+        digest = download(target, url=url, expected_sha256=known)
+    except DownloadError as error:
+        if known is None or "hash" not in str(error):
+            raise
+        raise DownloadError(
+            f"{error}; it is that of the first download, in {recorded}: if the publisher has replaced the file, "
+            "remove that one"
+        ) from error
+    if not zipfile.is_zipfile(target) and not safetensors_file.is_one(target):
+        start = target.read_bytes()[:60]
+        target.unlink()
+        raise DownloadError(
+            f"{url} gave no checkpoint but something that begins with {start!r}; is there a login page?"
+        )
+    write_atomically(recorded, lambda path: path.write_text(f"{digest}\n"))
     return target
 
 

@@ -36,12 +36,18 @@ def find_weights(name: str | os.PathLike | None) -> Path:
       DownloadError: as `hub.fetch`.
     """
     if name is not None and hub.is_name(name):
-        return hub.fetch(name)
+        return _own_file(hub.fetch(name))
     if name is not None and (os.fspath(name) != "demo" or Path(name).is_file()):
-        return Path(name)
+        return _own_file(Path(name))
     if not DEMO.is_file():
         raise FileNotFoundError(f"the demonstration model is missing from this installation: there is no {DEMO}")
     return DEMO
+
+
+def _own_file(path: Path) -> Path:
+    """This library's file in a folder that `convert to-hf` wrote; any other path as it is."""
+    inner = path / "model.safetensors"
+    return inner if path.is_dir() and inner.is_file() and is_own(inner) else path
 
 
 def read_params(
@@ -76,6 +82,8 @@ def read_params(
             return mapping.convert(read_official(path, key), form=form, ignore=ignore)
         except CheckpointError as error:
             raise CheckpointError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
+    if key is not None or ignore:
+        raise CheckpointError(f"{path} is a file of this library, which has neither another key nor keys to ignore")
     return _read_own(path, form, verify)
 
 

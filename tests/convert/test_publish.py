@@ -26,9 +26,7 @@ def same(a, b):
 def test_segmenters(tmp_path, name, library):
     write(tmp_path / "source.pt", PRESETS[name])
     assert to_hf(tmp_path / "source.pt", tmp_path / "out") == library
-    config, _, params = read_params(
-        tmp_path / "out" if library == "transformers" else tmp_path / "out/model.safetensors"
-    )
+    config, _, params = read_params(tmp_path / "out")
     expected = read_params(tmp_path / "source.pt")
     assert config == expected[0] == PRESETS[name]
     assert same(params, expected[2])
@@ -45,7 +43,7 @@ def test_classifiers(tmp_path):
     write(tmp_path / "source.pt", TINY_CLASSIFIERS[1])
     assert to_timm(tmp_path / "source.pt", tmp_path / "out") == "tiny_repvit"
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architecture"] == "tiny_repvit"
-    config, form, params = read_params(tmp_path / "out" / "model.safetensors")
+    config, form, params = read_params(tmp_path / "out")
     assert (config, form) == (TINY_CLASSIFIERS[1], "train")
     assert same(params, read_params(tmp_path / "source.pt")[2])
 

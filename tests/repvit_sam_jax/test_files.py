@@ -73,3 +73,13 @@ def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch
     with pytest.raises(PermissionError) as caught:
         files.write_atomically(tmp_path / "mask.png", lambda path: None)
     assert str(caught.value) == f"[Errno 13] Permission denied: '{tmp_path / 'mask.png'}'"
+
+
+def test_the_error_is_not_lost_where_another_process_writes_beside(tmp_path):
+    def fail():
+        (tmp_path / "parent" / "other").touch()
+        raise ValueError("the real error")
+
+    with pytest.raises(ValueError, match="the real error"), files.new_folder(tmp_path / "parent" / "a"):
+        fail()
+    assert (tmp_path / "parent" / "other").exists()

@@ -28,7 +28,7 @@ from .. import checkpoint
 from ..checkpoint import CheckpointError
 from ..reparam import ReparamError, fuse
 from .layouts import Layout
-from .mapped import release_pages
+from .mapped import owned, release_pages
 from .official import jax_to_torch, torch_to_jax
 
 
@@ -184,7 +184,7 @@ def to_params(state: Mapping[str, np.ndarray], config: ModelConfig, form: Form) 
         problem = checkpoint.value_problem(key, array, entry.dtype)
         try:
             if not problem:
-                flat[entry.path] = entry.layout.to_jax(array)
+                flat[entry.path] = owned(entry.layout.to_jax(array))
         except ValueError as error:
             problem = f"{key}: {error}"
         problems += [problem] if problem else []

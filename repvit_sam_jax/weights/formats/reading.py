@@ -36,14 +36,16 @@ def read_official(path: str | os.PathLike, key: str | None = None) -> dict[str, 
             raise CheckpointError(f"{path}: {both[0]} is in two files")
         state |= part
     try:
-        return _rename(state)
+        return _rename(state_dict.without_prefixes(state))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
 def _read(file: Path, key: str | None) -> dict[str, np.ndarray]:
     if safetensors_file.is_one(file):
-        return state_dict.without_prefixes(safetensors_file.read(file))
+        if key is not None:
+            raise CheckpointError(f"{file} has no state dict {key!r}: a safetensors file is one, and holds no others")
+        return safetensors_file.read(file)
     if not zipfile.is_zipfile(file):
         raise CheckpointError(
             f"{file} is no checkpoint, or it is truncated: neither safetensors nor PyTorch's zip format (that of "

@@ -15,8 +15,10 @@ from .torch_file import Foreign, Tensor, TorchFile
 WRAPPERS = ("model", "state_dict", "model_state_dict")
 """Entries that training scripts put a model's state dict under."""
 
-KNOWN = ("image_encoder", "prompt_encoder", "mask_decoder", "features", "classifier")
-"""What the keys of models of this library begin with."""
+_OFFICIAL = ("image_encoder", "prompt_encoder", "mask_decoder", "features", "classifier")
+_TRANSFORMERS, _TIMM = ("vision_encoder", "shared_image_embedding"), ("stem", "stages", "head")
+KNOWN = (*_OFFICIAL, *_TRANSFORMERS, *_TIMM)
+"""What the keys of models of this library begin with, in the layouts that it reads."""
 
 DEPTH = 4
 """Dicts within dicts in which state dicts are looked for."""
@@ -25,8 +27,8 @@ DEPTH = 4
 def read_state_dict(path: str | os.PathLike, key: str | None = None) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint in PyTorch's zip format, as views of the file in the types that they have there.
 
-    Looks through the dicts that training scripts wrap a state dict in, and takes off the prefixes of Lightning,
-    `DataParallel` and `torch.compile`. Nothing but tensors and plain containers is ever unpickled.
+    Looks through the dicts that training scripts wrap a state dict in. Nothing but tensors and plain containers is ever
+    unpickled.
 
     Args:
       path: a `.pt`, `.pth`, `.bin` or `.ckpt` file.
@@ -52,7 +54,7 @@ def read_state_dict(path: str | os.PathLike, key: str | None = None) -> dict[str
         raise CheckpointError(f"{path} is not a state dict: it holds more than tensors: {_some(others)}")
     if strange := [f"{name} ({tensor.problem})" for name, tensor in state.items() if tensor.problem]:
         raise CheckpointError(f"{path} holds tensors that are not plain arrays: {_some(strange)}")
-    return {name: file.array(tensor, name) for name, tensor in without_prefixes(state).items()}
+    return {name: file.array(tensor, name) for name, tensor in state.items()}
 
 
 def choose(root: Any, path: Path, key: str | None = None) -> Mapping[str, Any]:
@@ -63,7 +65,7 @@ def choose(root: Any, path: Path, key: str | None = None) -> Mapping[str, Any]:
         inner = [root[name] for name in WRAPPERS if isinstance(root.get(name), Mapping)]
         if not inner:
             break
-        root = inner[0]
+        root = next((value for value in inner if any(isinstance(v, Tensor) for v in value.values())), inner[0])
     if not isinstance(root, Mapping):
         kind = kind_of(root)
         raise CheckpointError(
@@ -109,8 +111,8 @@ def _state_dicts(root: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def without_prefixes(state: Mapping[str, Any]) -> dict[str, Any]:
     """Keys without the components that all of them begin with, until a known one, and without those of wrappers.
 
-    `torch.compile` puts `_orig_mod` in front of a module's names wherever the module is, `AveragedModel` counts in
-    `n_averaged`.
+    Lightning and `DataParallel` put a name in front of all, `torch.compile` puts `_orig_mod` in front of a module's
+    names wherever the module is, and `AveragedModel` counts in `n_averaged`.
     """
     if any(key.startswith("module.") for key in state):
         state = {key: value for key, value in state.items() if key != "n_averaged"}

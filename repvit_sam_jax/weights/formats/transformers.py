@@ -97,26 +97,47 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def files(folder: Path) -> list[Path]:
-    """The files of weights in a folder that `save_pretrained` wrote, of which there are several if it is sharded.
+    """The files of weights in a folder that `save_pretrained` wrote, of transformers or of timm; several if sharded.
 
     Raises:
       CheckpointError: there are none, one is missing, or `config.json` is that of another model.
     """
     about = folder / "config.json"
     if about.is_file():
-        kind = _json(about).get("model_type")
-        if kind != "sam":
-            raise CheckpointError(f"{folder} holds a model of the type {kind!r}, and this library has SAM's ('sam')")
+        _check_kind(folder, _json(about))
     for name in WEIGHTS:
         if (folder / name).is_file():
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            found = [folder / shard for shard in sorted(set(_json(index).get("weight_map", {}).values()))]
+            found = [folder / shard for shard in _shards(index)]
             if missing := [path.name for path in found if not path.is_file()]:
                 raise CheckpointError(f"{folder} lacks {', '.join(missing)}, which {index.name} lists")
             return found
     raise CheckpointError(f"{folder} is a folder without {' or '.join(WEIGHTS)}, so it is not a checkpoint")
+
+
+def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
+    """Hold `config.json` of transformers, or of timm, against the models of this library."""
+    kind, architecture = config.get("model_type"), str(config.get("architecture"))
+    if kind != "sam" and not (kind is None and "repvit" in architecture):
+        named = f"of the type {kind!r}" if kind is not None else f"{architecture!r}"
+        raise CheckpointError(
+            f"{folder} holds a model {named}; this library has those of the type 'sam', and timm's RepViT"
+        )
+
+
+def _shards(index: Path) -> list[str]:
+    shards = _json(index).get("weight_map")
+    names = set(shards.values()) if isinstance(shards, dict) and all(map(_is_name, shards.values())) else set()
+    if not names:
+        raise CheckpointError(f"{index} is damaged: its weight_map does not say which files the tensors are in")
+    return sorted(names)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether this is a file's name, without a folder."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not set(value) & set("/\\:\0")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -505,8 +505,9 @@ def test_everything_goes_on_where_it_was_interrupted(weights, photos, tmp_path, 
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, *given, "--out", tmp_path / "out", "--box-nms-thresh", "0.5")
     assert "holds an unfinished search with other settings: box_nms_thresh; give them as" in capsys.readouterr().err
+    os.utime(photos / "a.png", ns=(1, 1))  # as if it was another one
     run(monkeypatch, *given, "--out", tmp_path / "out")
-    assert searched == [(30, 40, 3), (60, 80, 3), "interrupted", (50, 40, 3)]
+    assert searched == [(30, 40, 3), (60, 80, 3), "interrupted", (60, 80, 3), (50, 40, 3)]
     whole, out = tmp_path / "whole", tmp_path / "out"
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
     assert files == sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
@@ -532,6 +533,10 @@ def test_a_mask_is_not_overwritten(weights, photo, tmp_path, monkeypatch, capsys
         (["--box", "-2", "10", "30", "40", "p.jpg"], ["--box", "-2,10,30,40", "p.jpg"]),
         (["--point", "20", "10", "--point", "1", "2", "0", "p"], ["--point", "20,10", "--point", "1,2,0", "p"]),
         (["--box", "20,10,300,400", "5"], ["--box", "20,10,300,400", "5"]),
+        (["--point", "20,10", "2024"], ["--point", "20,10", "2024"]),
+        (["--point", "20", "10", "2024"], ["--point", "20,10", "2024"]),
+        (["--box", ".5", "1e1", "300", "400", "5"], ["--box", ".5,1e1,300,400", "5"]),
+        (["p.jpg", "--point"], ["p.jpg", "--point"]),
         (["--box", "20,10", "300,400"], ["--box", "20,10", "300,400"]),
         (["--points-per-side", "8", "4"], ["--points-per-side", "8", "4"]),
     ],

@@ -200,13 +200,44 @@ def test_errors_before_anything_is_computed(fails, folder, tmp_path):
     fails("exists and is no empty folder", folder, *point, "--overlay", folder / "a.png")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (([[1, 2]],), r"1 points have a label each, got labels of \[0\]"),
+        (([[1, 2]], [1, 0]), r"1 points have a label each, got labels of \[2\]"),
+        (([[1, 2, 3]], [1]), r"points are \(x, y\) each, \[n, 2\], got \[1, 3\]"),
+        (([1, 2], [1]), r"points are \(x, y\) each, \[n, 2\], got \[2\]"),
+        (([[1, 2]], [7]), "label 0 is 7; labels are 1 foreground, 0 background, -1 not a point"),
+        (([[1, 2]], [0.9]), "label 0 is 0.9; labels are"),
+        (((), (), [1, 2, 3]), r"a box is \[x1, y1, x2, y2\], got \[3\]"),
+    ],
+)
+def test_prompts_of_other_shapes(given, message):
+    with pytest.raises(ValueError, match=message):
+        Prompt(*given)
+
+
 def test_photos_of_one_stem(run, folder, tmp_path):
     """Their masks keep the extensions, also where names differ in case alone; others have none."""
     Image.new("RGB", (40, 30)).save(folder / "A.jpg")
     assert run(folder, "--point", "1,2")[0] == 0
     names = sorted(path.name for path in (tmp_path / "work" / "masks").iterdir())
     assert names == ["A.jpg.png", "a.png.png", "b.png", "c.png", "d.png", "e.png", "f.png"]
-    assert mask_names([folder / "a.png"]) == {folder / "a.png": "a"}
+    assert mask_names({folder / "a.png": 1}) == {folder / "a.png": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"a.jpg": 1, "b.jpg": 2}, ["a", "b_0", "b_1"]),
+        ({"a.jpg": 1, "a.jpg.png": 1, "a.png": 1}, ["a.jpg", "a.jpg.png", "a.png"]),
+        ({"a.jpg": 2, "a_0.jpg": 1}, ["a.jpg_0", "a.jpg_1", "a_0.jpg"]),
+        ({"a.jpg": 2, "A_0.png": 1, "b.png": 1}, ["a.jpg_0", "a.jpg_1", "A_0.png", "b.png"]),
+    ],
+)
+def test_no_two_masks_have_one_name(counts, expected):
+    names = mask_names({Path(name): count for name, count in counts.items()})
+    assert [name for of_photo in names.values() for name in of_photo] == expected
 
 
 def test_several_objects_a_photo(run, folder, tmp_path):

@@ -50,7 +50,12 @@ GOOD = "P137000000000l0"  # of 10 x 12 pixels
         ({"size": [10, 11], "counts": GOOD}, "a mask of size \\[10, 11\\] in a photo of size \\[10, 12\\]"),
         ({"size": [10, 12], "counts": GOOD[:4]}, "runs of 42 pixels"),  # pycocotools answers with uninitialised memory
         ({"size": [10, 12], "counts": [100, 21]}, "runs of 121 pixels"),
-        ({"size": [10, 12], "counts": [-1, 121]}, "runs of 120 pixels"),
+        ({"size": [10, 12], "counts": [-1, 121]}, "counts are a string, or a list of the lengths of runs"),
+        ({"size": [10, 12], "counts": [10**30]}, "counts are a string, or a list of the lengths of runs"),
+        ({"size": [10, 12], "counts": None}, "counts are a string, or a list of the lengths of runs"),
+        ({"size": 5, "counts": GOOD}, "a mask of size 5 in a photo"),
+        ([["1", "1", "5", "1", "5", "5"]], "points that are no numbers"),
+        ([[True, True, 5, 1, 5, 5]], "points that are no numbers"),
         ({"size": [10, 12], "counts": ""}, "no compressed RLE"),
         ({"size": [10, 12], "counts": "garbage\0"}, "no compressed RLE"),
         ({"size": [10, 12], "counts": "é"}, "no compressed RLE"),

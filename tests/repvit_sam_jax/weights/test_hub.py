@@ -1,7 +1,6 @@
 import gc
 import hashlib
 import http.server
-import json
 import re
 import socket
 import sys
@@ -9,9 +8,10 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 pytestmark = [
     # pooch drops the connection of a failed download unclosed.
@@ -28,7 +28,8 @@ from repvit_sam_jax.weights.formats import mapping, transformers  # noqa: E402
 from repvit_sam_jax.weights.hub import DownloadError, download  # noqa: E402
 from repvit_sam_jax.weights.loading import find_weights  # noqa: E402
 
-CONTENT = bytes(range(256)) * 300
+CONTENT = save({"a": np.arange(20000, dtype=np.float32)})  # a safetensors file
+PAGE = b"<html>Welcome"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -43,9 +44,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         self.send_response(200)
         if self.path != "/unsized":
-            self.send_header("Content-Length", str(len(CONTENT) + (1000 if self.path == "/short" else 0)))
+            self.send_header(
+                "Content-Length",
+                str(len(PAGE if self.path == "/page" else CONTENT) + (1000 if self.path == "/short" else 0)),
+            )
         self.end_headers()
-        self.wfile.write(CONTENT)
+        self.wfile.write(PAGE if self.path == "/page" else CONTENT)
 
     def log_message(self, *args):
         pass
@@ -230,7 +234,7 @@ def test_a_name_is_downloaded_once(published, tmp_path):
         assert find_weights(name) == tmp_path / "cache" / "weights"
     assert published.requested == ["/weights"]
     assert contents(tmp_path / "cache")["weights"] == CONTENT
-    assert json.loads((tmp_path / "cache" / "sha256.json").read_text()) == {"weights": DIGEST}
+    assert (tmp_path / "cache" / "weights.sha256").read_text() == f"{DIGEST}\n"
     (tmp_path / "mobile_sam").touch()
     assert find_weights("mobile_sam") == Path("mobile_sam")
     assert find_weights("mobile_sam.pt") == Path("mobile_sam.pt")
@@ -239,10 +243,20 @@ def test_a_name_is_downloaded_once(published, tmp_path):
 def test_what_is_downloaded_later_must_be_the_same(published, tmp_path):
     find_weights("mobile_sam")
     (tmp_path / "cache" / "weights").unlink()
-    (tmp_path / "cache" / "sha256.json").write_text(json.dumps({"weights": "0" * 64}))
-    with pytest.raises(DownloadError, match=f"(?s)hash.*0000.*{DIGEST}"):
+    (tmp_path / "cache" / "weights.sha256").write_text("0" * 64)
+    with pytest.raises(DownloadError, match=f"(?s)hash.*0000.*{DIGEST}.*weights.sha256: if the publisher has replaced"):
         find_weights("mobile_sam")
     assert not (tmp_path / "cache" / "weights").exists()
+
+
+def test_a_page_in_place_of_the_weights(published, tmp_path, monkeypatch):
+    """As a network with a login gives it. Nothing of it stays, and the weights are had as soon as they are there."""
+    monkeypatch.setitem(module.PUBLISHED, "mobile_sam", module.PUBLISHED["mobile_sam"].replace("/weights", "/page"))
+    with pytest.raises(DownloadError, match=r"/page gave no checkpoint but something that begins with b'<html>"):
+        find_weights("mobile_sam")
+    assert contents(tmp_path / "cache") == {}
+    monkeypatch.setitem(module.PUBLISHED, "mobile_sam", module.PUBLISHED["mobile_sam"].replace("/page", "/weights"))
+    assert find_weights("mobile_sam").read_bytes() == CONTENT
 
 
 def test_offline(published, tmp_path, monkeypatch):
@@ -263,12 +277,12 @@ def test_an_interrupted_download_leaves_nothing(published, url, tmp_path, monkey
 
 
 def test_a_name_in_the_command(published, tmp_path, monkeypatch, capsys):
-    """What was downloaded here is no checkpoint, and the line says where it is."""
+    """What was downloaded here is no model's, and the line says where it is."""
     Image.new("RGB", (40, 30)).save(tmp_path / "photo.png")
     monkeypatch.setattr("sys.argv", ["repvit-sam", "segment", "photo.png", "--point", "5,5", "--weights", "mobile_sam"])
     with pytest.raises(SystemExit, match="1"):
         cli.main()
-    assert f"{tmp_path}/cache/weights is no checkpoint, or it is truncated" in capsys.readouterr().err
+    assert f"{tmp_path}/cache/weights: these are the weights of no model of this library" in capsys.readouterr().err
 
 
 @pytest.fixture

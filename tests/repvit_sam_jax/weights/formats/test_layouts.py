@@ -77,7 +77,10 @@ def test_forms_of_transformers(vit, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "config.json").write_text('{"model_type": "sam"}')
     save_file(theirs, tmp_path / "whole" / "model.safetensors", {"format": "pt"})
-    halves = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    # The second has one layer's alone, whose names all begin alike.
+    is_layer = lambda key: key.startswith("vision_encoder.layers.1.attn.")
+    halves = {"model-1.safetensors": [key for key in names if not is_layer(key)]}
+    halves["model-2.safetensors"] = list(filter(is_layer, names))
     for name, part in halves.items():
         save_file({key: theirs[key] for key in part}, tmp_path / "sharded" / name, {"format": "pt"})
     index = {"weight_map": {key: name for name, part in halves.items() for key in part}}
@@ -94,12 +97,48 @@ def test_forms_of_transformers(vit, tmp_path):
         load(tmp_path / "bin")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "sam.pt"])
+def test_params_are_not_the_file(vit, tmp_path, name):
+    """Who trains on writes to the file that was read, and a map of it would change, or crash the process."""
+    path = tmp_path / name
+    if name == "sam.pt":
+        import torch
+
+        torch.save({key: torch.from_numpy(value) for key, value in vit[0].items()}, path)
+    else:
+        save_file(vit[0], path)
+    _, _, read = read_params(path)
+    loaded = load(path)[1]
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    for found in (read, loaded):
+        assert_params(found, vit[1])
+    assert all(array.flags.writeable for _, array in checkpoint.flatten(read))
+
+
+def test_options_that_a_file_has_no_use_for(vit, tmp_path):
+    save_file(vit[0], tmp_path / "sam.safetensors")
+    with pytest.raises(CheckpointError, match=r"sam\.safetensors has no state dict 'ema': a safetensors file is one"):
+        load(tmp_path / "sam.safetensors", key="ema")
+    for options in ({"key": "ema"}, {"ignore": ["x*"]}):
+        with pytest.raises(CheckpointError, match="a file of this library, which has neither another key nor keys to"):
+            load("demo", **options)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({}, "is a folder without model.safetensors or pytorch_model.bin"),
-        ({"config.json": '{"model_type": "sam2"}'}, "holds a model of the type 'sam2', and this library has SAM's"),
+        (
+            {"config.json": '{"model_type": "sam2"}'},
+            "holds a model of the type 'sam2'; this library has those of the type 'sam'",
+        ),
+        ({"config.json": '{"architecture": "vit_small"}'}, "holds a model 'vit_small'; this library has"),
         ({"config.json": "["}, r"config\.json is damaged"),
+        ({"model.safetensors.index.json": '{"weight_map": [1]}'}, r"index\.json is damaged: its weight_map"),
+        ({"model.safetensors.index.json": '{"weight_map": {}}'}, r"index\.json is damaged: its weight_map"),
+        ({"model.safetensors.index.json": '{"weight_map": {"a": ["x"]}}'}, r"index\.json is damaged: its weight_map"),
+        ({"model.safetensors.index.json": '{"weight_map": {"a": "../x"}}'}, r"index\.json is damaged: its weight_map"),
         (
             {"model.safetensors.index.json": '{"weight_map": {"a": "one.safetensors"}}'},
             r"lacks one\.safetensors, which model\.safetensors\.index\.json lists",
