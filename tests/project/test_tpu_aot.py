@@ -116,9 +116,11 @@ def test_estimate_of_a_recipe():
     found = compile_for_tpu(
         """
         import dataclasses
+        from tests.helpers.models import register
         from train.aot import describe, estimate, per_chip
         from train.recipe import get_recipe
 
+        register()
         recipe = per_chip(get_recipe("smoke", ["dtype=bfloat16"]), "v5e:2x4", 2)
         found = estimate(recipe, "v5e:2x4", teacher="tiny_vit_sam")
         print(describe(found))

@@ -37,9 +37,10 @@ def torch_predictor(folder):
         def decode(self, embedding, prompts, multimask_output):
             """A box goes in as one, for the twin appends a not-a-point to points."""
             found = []
-            for prompt in prompts:
-                coords, labels = torch.tensor(prompt.coords)[None].float(), torch.tensor(prompt.labels)[None].float()
-                given = (None, None, coords.reshape(1, 4)) if (prompt.labels >= TOP_LEFT).all() else (coords, labels)
+            for i, valid in enumerate(prompts.point_valid[0]):
+                coords = torch.tensor(prompts.point_coords[0, i][valid])[None].float()
+                labels = torch.tensor(prompts.point_labels[0, i][valid])[None].float()
+                given = (None, None, coords.reshape(1, 4)) if (labels >= TOP_LEFT).all() else (coords, labels)
                 with torch.no_grad():
                     found.append(self.twin.decode(embedding, *given, multimask_output=multimask_output))
             return tuple(torch.cat(parts).numpy()[None] for parts in zip(*found, strict=True))
