@@ -22,6 +22,9 @@ from .verify import Decode, Precision, PromptCase, Reference, Tolerances, refere
 FACTOR = 2.0
 """Two computations that both round may differ by the sum of what each of them is off."""
 
+LARGEST_ERROR, LARGEST_FLIPS = 0.5, 0.1
+"""Bars go no higher: what has nothing to do with the model is off by 1.4, and half of its mask's pixels are flipped."""
+
 
 def exact_reference(source: Source, batch: int = 1, **options: bool) -> Reference:
     """As `verify.reference`, of the PyTorch twin in float64, and rounded to float32 in the end."""
@@ -38,6 +41,9 @@ def exact_reference(source: Source, batch: int = 1, **options: bool) -> Referenc
 def with_rounding(report: Report, source: Source, precision: Precision) -> Report:
     """The report with what rounding alone does beside each figure, and bars that are not below it.
 
+    Where rounding alone does too much (`LARGEST_ERROR`, `LARGEST_FLIPS`), the bar stays as it is: such weights are of
+    no use in that precision.
+
     Args:
       report: a comparison with `exact_reference`.
       source: the weights.
@@ -48,8 +54,8 @@ def with_rounding(report: Report, source: Source, precision: Precision) -> Repor
     rows = {(row.name, row.case): row.relative for row in alone.rows}
     flips = {row.case: row.flipped for row in alone.masks}
 
-    def changes(row: Row | MaskRow, value: float) -> dict[str, Any]:
-        bar = max(row.tolerance, FACTOR * value)
+    def changes(row: Row | MaskRow, value: float, largest: float) -> dict[str, Any]:
+        bar = max(row.tolerance, FACTOR * value) if FACTOR * value <= largest else row.tolerance
         return {"form": f"{row.form}, float64", "rounding": value, "tolerance": bar}
 
     def of_row(row: Row) -> Row:
@@ -57,15 +63,11 @@ def with_rounding(report: Report, source: Source, precision: Precision) -> Repor
         name = row.name.partition(",")[0]
         others = [value for (other, _), value in rows.items() if other == name]
         value = rows.get((name, row.case), max(others, default=0.0))
-        return dataclasses.replace(
-            row, form=f"{row.form}, float64", rounding=value, tolerance=max(row.tolerance, FACTOR * value)
-        )
+        return dataclasses.replace(row, **changes(row, value, LARGEST_ERROR))
 
     def of_mask(row: MaskRow) -> MaskRow:
         value = flips.get(row.case, max(flips.values(), default=0.0))
-        return dataclasses.replace(
-            row, form=f"{row.form}, float64", rounding=value, tolerance=max(row.tolerance, FACTOR * value)
-        )
+        return dataclasses.replace(row, **changes(row, value, LARGEST_FLIPS))
 
     return dataclasses.replace(report, rows=tuple(map(of_row, report.rows)), masks=tuple(map(of_mask, report.masks)))
 

@@ -8,7 +8,7 @@ import pytest
 
 from convert.export import gate, rounding, verify
 from convert.export.source import read_source
-from convert.report import Report
+from convert.report import MaskRow, Report, Row
 from convert.synthetic import PHOTO
 from repvit_sam_jax.config import PRESETS
 
@@ -48,3 +48,17 @@ def test_rounding_alone(shallow):
     with pytest.raises(verify.ExportError, match=r"tiny in x, float64 is past tolerance in 1 comparisons, embedding"):
         gate.gate(lambda _: Report("tiny", (worse, *rows[1:]), ()), source)
     assert "| rounding alone |" in gate.gate(lambda _: report, source).to_text()
+
+
+@pytest.mark.parametrize("rounds_to", [(np.inf, 0.6), (np.nan, np.nan), (0.3, 0.06)])
+def test_rounding_that_leaves_nothing_of_the_model_passes_nothing(monkeypatch, rounds_to):
+    """Unrelated masks are not as good as it gets."""
+    error, flips = rounds_to
+    alone = Report(
+        "tiny", (Row("x", "embedding", error, error, 0.5, 1e-5),), (MaskRow("x", "point", 0.1, flips, 1e-3),)
+    )
+    monkeypatch.setattr(rounding, "measure", lambda source, precision: alone)
+    found = Report("tiny", (Row("x", "embedding", 0.45, 0.45, 0.5, 1e-5),), (MaskRow("x", "point", 0.1, 0.09, 1e-3),))
+    report = rounding.with_rounding(found, None, "float16")
+    assert not report.passed
+    assert [row.tolerance for row in (*report.rows, *report.masks)] == [1e-5, 1e-3]
