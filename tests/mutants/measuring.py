@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 _METRICS = "repvit_sam_jax/evals/metrics"
 _GOLDEN = "tests/repvit_sam_jax/evals/test_golden_metrics.py"
+_EDGES = "tests/repvit_sam_jax/evals/test_golden_edges.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -20,7 +21,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=f"{_METRICS}/instances.py",
         old="enumerate(results, 1)",
         new="enumerate(results, 0)",
-        tests=(f"{_GOLDEN}::test_average_precision", f"{_GOLDEN}::test_precision_in_the_wild"),
+        tests=(f"{_GOLDEN}::test_an_object_is_found_once",),
     ),
     Mutant(
         name="overlap-of-tracks-leaves-out-lonely-masks",
@@ -48,7 +49,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=f"{_METRICS}/video.py",
         old='np.pad(mask, ((0, 1), (0, 1)), mode="edge")',
         new="np.pad(mask, ((0, 1), (0, 1)))",
-        tests=(f"{_GOLDEN}::test_measures_of_davis",),
+        tests=(f"{_GOLDEN}::test_empty_masks_of_video",),
     ),
     Mutant(
         name="truth-of-saliency-at-half-of-255",
@@ -77,5 +78,47 @@ MUTANTS: tuple[Mutant, ...] = (
         old="last = np.append(ordered[1:] != ordered[:-1], True)",
         new="last = np.ones(len(ordered), bool)",
         tests=(f"{_GOLDEN}::test_best_f1_of_ties", f"{_GOLDEN}::test_best_f1_is_that_of_the_slow_sweep"),
+    ),
+    Mutant(
+        name="edges-strictly-over-the-threshold",
+        file=f"{_METRICS}/edges.py",
+        old="chosen = edges >= threshold",
+        new="chosen = edges > threshold",
+        tests=(f"{_EDGES}::test_counts",),
+    ),
+    Mutant(
+        name="matches-without-distances",
+        file=f"{_METRICS}/edges.py",
+        old='np.rint(100 * near["v"])',
+        new="np.zeros(len(i))",
+        tests=(f"{_EDGES}::test_nearer_pixels_match", f"{_EDGES}::test_counts"),
+    ),
+    Mutant(
+        name="ods-without-interpolation",
+        file=f"{_METRICS}/edges.py",
+        old="_STEPS = np.linspace(0, 1, 100)",
+        new="_STEPS = np.linspace(1, 1, 1)",
+        tests=(f"{_EDGES}::test_best_f1_is_between_thresholds",),
+    ),
+    Mutant(
+        name="ois-at-the-most-precise-threshold",
+        file=f"{_METRICS}/edges.py",
+        old="int(np.argmax(_f1(counts.recall, counts.precision)))",
+        new="int(np.argmax(counts.precision))",
+        tests=(f"{_EDGES}::test_summaries_of_the_official_counts",),
+    ),
+    Mutant(
+        name="edges-do-not-fade-at-the-border",
+        file=f"{_METRICS}/edge_nms.py",
+        old="nearest / BORDER, 1)",
+        new="nearest / 1, 1)",
+        tests=(f"{_EDGES}::test_suppression",),
+    ),
+    Mutant(
+        name="orientation-along-the-edge",
+        file=f"{_METRICS}/edge_nms.py",
+        old="np.sign(-dxy)",
+        new="np.sign(dxy)",
+        tests=(f"{_EDGES}::test_suppression",),
     ),
 )

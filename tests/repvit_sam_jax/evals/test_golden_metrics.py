@@ -203,6 +203,26 @@ def test_published_mean_of_the_wild():
     assert mean == pytest.approx(0.4871714946735832, abs=1e-12)
 
 
+def test_an_object_is_found_once():
+    """The first of two equal results is right, whichever that is, and the other is one too many."""
+    mask = {"size": [10, 10], "counts": "0T3"}  # all pixels
+    truth = {"images": [{"id": 1, "height": 10, "width": 10}], "categories": [{"id": 1, "name": "object"}]}
+    truth["annotations"] = [
+        {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            "area": 100,
+            "segmentation": mask,
+            "bbox": [0, 0, 9, 9],
+        }
+    ]
+    result = {"image_id": 1, "category_id": 1, "segmentation": mask, "score": 0.9}
+    found = instances.average_precision(truth, [result, result | {"score": 0.8}])
+    assert [found["AP"], found["AR100"]] == pytest.approx([1, 1])
+
+
 def test_results_that_fit_no_annotations():
     truth, results = (load("coco", f"{name}.json") for name in ("gt", "results"))
     assert instances.average_precision(truth, [])["AP"] == 0
