@@ -52,6 +52,8 @@ def files(folder: str) -> list[Path]:
 @pytest.mark.parametrize("path", files("repvit_sam_jax"), ids=lambda path: path.name)
 def test_library_imports_no_training_or_conversion_package(path):
     heavy = {"torch", "optax", "orbax", "tensorflow", "skimage", "matplotlib"}
+    if path.name == "edges.py":  # whose thinning comes with the extra `eval`, inside the function
+        heavy -= {"skimage"}
     assert not {name.split(".")[0] for name in imported(path)} & heavy
 
 
