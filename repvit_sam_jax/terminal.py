@@ -14,6 +14,7 @@ EXTRAS = {
     **dict.fromkeys(("coremltools", "onnx", "onnxscript", "onnxruntime"), "export"),
     **dict.fromkeys(("grain", "optax", "orbax"), "train"),
     "litert_torch": "litert",
+    "skimage": "eval",
 }
 """Packages beyond the library's own -> the extra that brings them."""
 
