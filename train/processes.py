@@ -36,7 +36,7 @@ def joined(heartbeat_timeout: int = HEARTBEAT_TIMEOUT, **arguments: Any) -> Iter
     threading.Thread(target=_watch, args=(heartbeat_timeout, over), daemon=True).start()
     try:
         yield
-    except Exception as error:
+    except (RuntimeError, TimeoutError) as error:  # of JAX's; any other error is this process' own
         # A collective fails at once; who is to blame, the coordinator knows a little later.
         deadline = time.monotonic() + heartbeat_timeout + 10
         while jax.process_count() > 1 and time.monotonic() < deadline:

@@ -70,7 +70,7 @@ def count_matches(edges: Float[np.ndarray, "h w"], truths: Sequence[Mask], count
     Raises:
       ValueError: there is no annotator, or sizes differ.
     """
-    from skimage.morphology import thin  # pip install 'repvit-sam-jax[eval]'
+    from skimage.morphology import thin  # which the extra `eval` brings
 
     if not truths or any(truth.shape != edges.shape for truth in truths):
         sizes = [truth.shape for truth in truths] or "none"
