@@ -65,8 +65,8 @@ class Metadata:
         """Read what `to_strings` wrote; raises CheckpointError for anything else."""
         if strings.get("format") != FORMAT:
             raise CheckpointError(
-                f"it was not written by this library, whose files say format={FORMAT!r}; if its arrays have PyTorch's "
-                "names, `repvit-sam convert from-torch` takes it"
+                f"it was not written by this version of the library, whose files say format={FORMAT!r}, but by another "
+                f"program or version: format={strings.get('format')!r}"
             )
         try:
             if strings["form"] not in get_args(Form):

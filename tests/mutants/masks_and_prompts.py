@@ -239,7 +239,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file="repvit_sam_jax/weights/checkpoint.py",
         old='if strings.get("format") != FORMAT:',
         new='if "format" not in strings:',
-        tests=("tests/convert/bad_checkpoints/test_loading.py::test_load_of_a_foreign_file",),
+        tests=("tests/convert/bad_checkpoints/test_loading.py::test_load_of_a_file_of_a_later_version",),
     ),
     Mutant(
         name="missing-arrays-accepted",

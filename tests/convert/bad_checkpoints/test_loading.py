@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from convert.to_torch import to_torch
 from repvit_sam_jax import CheckpointError, load
+from repvit_sam_jax.weights import checkpoint
 from tests.convert.bad_checkpoints.conftest import TINY
 
 pytestmark = pytest.mark.torch
@@ -43,6 +44,14 @@ def test_load_of_a_foreign_file(tmp_path, metadata):
         match=r"foreign\.safetensors: .* no model of this library \(its first keys: weight\)",
     ):
         load(tmp_path / "foreign.safetensors")
+
+
+def test_load_of_a_file_of_a_later_version(files, tmp_path):
+    arrays = checkpoint.read(files / "deploy.safetensors")
+    later = {**arrays[1].to_strings(), "format": "repvit_sam_jax/2"}
+    save_file(arrays[0], tmp_path / "later.safetensors", later)
+    with pytest.raises(CheckpointError, match=r"later\.safetensors can't be loaded: .*say format='repvit_sam_jax/1'"):
+        load(tmp_path / "later.safetensors")
 
 
 def config(**changes):
