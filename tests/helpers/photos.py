@@ -54,3 +54,8 @@ def smooth_mask(rng, size):
     """A mask with regions and holes of several sizes."""
     coarse = Image.fromarray(rng.integers(0, 256, (5, 6), dtype=np.uint8))
     return np.asarray(coarse.resize(size[::-1], Image.Resampling.BICUBIC)) > rng.integers(60, 200)
+
+
+def photo(height, width, seed=0):
+    """Noise of these many pixels."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -7,7 +7,7 @@ from tests.mutants.mutant import Mutant
 _MASKS = "repvit_sam_jax/inference/masks.py"
 _GENERATOR = "repvit_sam_jax/inference/mask_generator.py"
 _TRANSFORMS = "repvit_sam_jax/transforms.py"
-_RECORDS = "tests/repvit_sam_jax/inference/test_mask_generator.py::test_identical_logits_give_identical_records"
+_RECORDS = "tests/repvit_sam_jax/inference/test_mask_generator_records.py::test_identical_logits_give_identical_records"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
