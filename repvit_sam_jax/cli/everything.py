@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..config import Dtype
-from ..files import check_new_folder, new_folder, write_atomically
+from ..files import check_new_folder, new_folder
+from ..parts import Parts, write_json
 from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ def everything(
     about = {"photos": str(photo.resolve()), "weights": str(weights or "demo"), "dtype": dtype, "pngs": pngs}
     about |= {"the file of weights": _stamp(weights)} if weights is not None and weights.is_file() else {}
     about |= search.arguments
-    if not is_folder or not _is_unfinished(out, about):
+    parts = Parts(out, about)
+    if not is_folder or not parts.are_unfinished:
         check_new_folder(out, "--out")
 
     from .. import transforms
@@ -120,7 +122,7 @@ def everything(
             result |= {**size_of(photo, image), "points": generator.count_points(image), "dropped": generator.dropped}
             found_of, failures = [found], list[dict[str, str]]()
         else:
-            found_of, failures = _search_folder(generator, photos, load, out, about, pngs)
+            found_of, failures = _search_folder(generator, photos, load, out, parts, pngs)
             result |= {"photos": len(found_of), "failures": failures}
     result["masks"] = sum(len(found["annotations"]) for found in found_of)
     print(json.dumps(result, indent=1) if as_json else _report(photo, generator, result))
@@ -152,27 +154,10 @@ def _search_photo(
     return {"image": about, "annotations": records}
 
 
-PARTS, ABOUT = ".parts", ".about.json"
-"""Names within the folder of an unfinished search of several photos: what is done, and how it is searched."""
-
-
 def _stamp(path: Path) -> list[Any]:
     """What changes if a file is replaced."""
     status = path.stat()
     return [path.name, status.st_size, status.st_mtime_ns]
-
-
-def _is_unfinished(out: Path, about: dict[str, Any]) -> bool:
-    """Whether a folder holds an unfinished search. Raises ValueError if it is another one."""
-    if not (out / ABOUT).is_file():
-        return False
-    before = json.loads((out / ABOUT).read_text())
-    if changed := [name for name in about if before.get(name) != json.loads(json.dumps(about[name]))]:
-        raise ValueError(
-            f"--out {out} holds an unfinished search with other settings: {', '.join(changed)}; give them as before, "
-            "or another folder"
-        )
-    return True
 
 
 def _search_folder(
@@ -180,32 +165,28 @@ def _search_folder(
     photos: Sequence[Path],
     load: Callable[[Path], np.ndarray],
     out: Path,
-    about: dict[str, Any],
+    parts: Parts,
     pngs: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Photos with their masks, and photos that failed; each photo is kept as soon as it is done."""
-    import shutil
-
     from tqdm import tqdm
 
     from ..inference.photos import mask_names
 
-    for folder in (out, out / PARTS, out / "overlays"):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / ABOUT, lambda path: path.write_text(json.dumps(about, indent=1)))
+    parts.start()
+    (out / "overlays").mkdir(exist_ok=True)
     found: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
     for path, (name,) in tqdm(mask_names(dict.fromkeys(photos, 1)).items(), unit="photo", disable=None):
-        part = out / PARTS / f"{path.name}.json"
         try:
             source = [*_stamp(path), name]
-            done = json.loads(part.read_text()) if part.is_file() else {}
+            done = parts.read(path.name) or {}
             if done.get("source") != source:
                 folder = out / "masks" / name
                 if pngs:
                     folder.mkdir(parents=True, exist_ok=True)
                 done = _search_photo(generator, path, load(path), folder, out / "overlays" / f"{name}.png", pngs)
-                _write_json(part, {"source": source, **done})
+                parts.write(path.name, {"source": source, **done})
             found.append({key: done[key] for key in ("image", "annotations")})
         except (ValueError, OSError) as error:
             failures.append(
@@ -213,8 +194,7 @@ def _search_folder(
             )
     _write_records(out, found)
     if not failures:
-        (out / ABOUT).unlink()
-        shutil.rmtree(out / PARTS)
+        parts.finish()
     return found, failures
 
 
@@ -228,12 +208,7 @@ def _write_records(folder: Path, found: Sequence[dict[str, Any]]) -> None:
             about = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
             annotations.append({**about, **record})
     content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
-    _write_json(folder / "records.json", content)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=1, allow_nan=False)
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_json(folder / "records.json", content)
 
 
 def _report(photo: Path, generator: SamAutomaticMaskGenerator, result: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""`repvit-sam eval`: a segmenter's masks against annotated ones."""
+"""`repvit-sam eval`: the paper's evaluations and others, a command each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from ..terminal import run_commands
+from . import commands
+from .tasks import TASKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +36,7 @@ def prompts(
     limit: int = 200,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Mean IoU for boxes and points made of annotated masks, beside what boxes, discs and colours alone give.
+    """Mean IoU of low-resolution masks, as training watches it, beside what boxes, discs and colours alone give.
 
     Args:
       weights: A segmenter's; without, the baselines alone.
@@ -93,6 +95,13 @@ def _table(result: dict[str, Any]) -> str:
     if "rank_correlation" in result:
         lines.append(f"Spearman's correlation of predicted and true IoU: {result['rank_correlation']:.2f}")
     return "\n".join(lines)
+
+
+app.command(name="edges")(commands.edges)
+app.command(name="all")(commands.everything)
+for _task in TASKS:
+    if _task != "edges":
+        app.command(name=_task)(commands.of(_task))
 
 
 def main(args: Sequence[str] | None = None, prog: str = "eval") -> None:

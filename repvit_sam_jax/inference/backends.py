@@ -20,6 +20,7 @@ from .prompts import bucket
 _encode = jax.jit(Sam.encode, static_argnums=0)
 _split = jax.jit(lambda embeddings: [embeddings[i : i + 1] for i in range(len(embeddings))])
 _decode = jax.jit(Sam.decode, static_argnums=(0, 4))
+_decode_above = jax.jit(Sam.decode, static_argnums=0)
 _compact = jax.jit(Sam.compact, static_argnums=0)
 
 ENCODE_BATCH = 4
@@ -48,6 +49,9 @@ class Backend(Protocol):
     def decode(self, embedding: Any, prompts: Prompts, multimask_output: bool) -> tuple[Any, Any]:
         """Low-res masks [1, P, M, S/4, S/4] and predicted IoUs [1, P, M], where P may exceed that of `prompts`."""
 
+    def decode_above(self, embedding: Any, prompts: Prompts, iou_threshold: np.float32) -> tuple[Any, Any]:
+        """Three masks a prompt; those of prompts none of whose predicted IoUs exceeds the threshold may be anything."""
+
     def warmup(self, num_points: int, multimask_output: bool, num_images: int) -> None:
         """Compile what calls with so many points and images at once will need."""
 
@@ -69,6 +73,17 @@ class JaxBackend:
     ) -> tuple[Float[Array, "1 p m h4 w4"], Float[Array, "1 p m"]]:
         """As `Backend.decode`."""
         return _decode(self.model, self.params, embedding, _padded(prompts), multimask_output)
+
+    def decode_above(
+        self, embedding: Float[Array, "1 h w c"], prompts: Prompts, iou_threshold: np.float32
+    ) -> tuple[Float[Array, "1 p 3 h4 w4"], Float[Array, "1 p 3"]]:
+        """As `Backend.decode_above`; prompts are not padded, since callers give as many each time."""
+        return _decode_above(self.model, self.params, embedding, prompts, iou_threshold=iou_threshold)
+
+    def warmup_above(self, prompts: Prompts, iou_threshold: np.float32) -> None:
+        """Compile `decode_above` for prompts of this shape."""
+        given = self.model, self.params, self.no_embedding(), prompts
+        _decode_above.lower(*given, iou_threshold=iou_threshold).compile()
 
     def warmup(self, num_points: int, multimask_output: bool, num_images: int) -> None:
         """As `Backend.warmup`; nothing is computed."""

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
@@ -23,12 +22,9 @@ from ..models.model import Params
 from ..models.prompt_encoder import Prompts
 from ..models.sam import Sam
 from . import masks, rle
-from .backends import ENCODE_BATCH, JaxBackend
+from .backends import ENCODE_BATCH, Backend, JaxBackend
 from .predictor import EmbeddedImage, SamPredictor
 from .prompts import bucket
-
-# Module-level, so that all generators of one model share their compiled programs.
-_decode = jax.jit(Sam.decode, static_argnums=0)
 
 OutputMode = Literal["binary_mask", "uncompressed_rle", "coco_rle"]
 FILTERS = ("pred_iou_thresh", "stability_score_thresh", "edge of a crop", "box_nms_thresh", "crop_nms_thresh")
@@ -48,8 +44,8 @@ class SamAutomaticMaskGenerator:
 
     def __init__(
         self,
-        model: Sam,
-        params: Params,
+        model: Sam | Backend,
+        params: Params | None = None,
         points_per_side: int | tuple[int, int] | None = 32,
         points_per_batch: int = 64,
         pred_iou_thresh: float | None = None,
@@ -69,7 +65,7 @@ class SamAutomaticMaskGenerator:
         SAM's own are 0.88, 0.95 and 1.0, and so are those of all models but `demo`.
 
         Args:
-          model: the segmenter.
+          model: the segmenter; or the `backend` of a predictor, such as `OnnxPredictor`, whose params are its own.
           params: its params.
           points_per_side: points along each side of the photo, or along its width and its height; None if there are
             `point_grids`.
@@ -92,7 +88,13 @@ class SamAutomaticMaskGenerator:
         """
         if output_mode not in get_args(OutputMode):
             raise ValueError(f"output_mode must be one of {', '.join(get_args(OutputMode))}, got {output_mode!r}")
-        own = model.config.generator_defaults
+        if not isinstance(model, Sam):
+            self._backend: Backend = model
+        elif params is None:
+            raise ValueError("params of the model are missing; give (model, params), as load returns them")
+        else:
+            self._backend = JaxBackend(model, params)
+        own = self._backend.config.generator_defaults
         self.points_per_batch = _count("points_per_batch", points_per_batch, least=1)
         self.pred_iou_thresh = _number("pred_iou_thresh", _given(pred_iou_thresh, own.pred_iou_thresh), -math.inf)
         self.stability_score_thresh = _number(
@@ -114,7 +116,6 @@ class SamAutomaticMaskGenerator:
             raise ValueError(f"min_mask_region_area must be finite, got {min_mask_region_area}")
         self.output_mode = output_mode
         self.dropped = dict.fromkeys(FILTERS, 0)
-        self._backend = JaxBackend(model, params)
         self.predictor = SamPredictor.over(self._backend)
 
     @property
@@ -128,12 +129,12 @@ class SamAutomaticMaskGenerator:
           num_images: photos that `generate_batch` will be given at once.
         """
         backend = self._backend
+        if not isinstance(backend, JaxBackend):
+            return
         crops = sum(4**layer for layer in range(self.crop_n_layers + 1))
         backend.warmup_encoder(num_images * crops)
         for count in {self._batch_size(grid) for grid in self.point_grids}:
-            prompts = _prompts(np.zeros((1, 2), np.float32), count)
-            given = backend.model, backend.params, backend.no_embedding(), prompts
-            _decode.lower(*given, iou_threshold=self._least_iou).compile()
+            backend.warmup_above(_prompts(np.zeros((1, 2), np.float32), count), self._least_iou)
 
     def generate(self, image: Any) -> list[Record]:
         """The masks of a photo.
@@ -215,7 +216,7 @@ class SamAutomaticMaskGenerator:
         progress: Callable[[int], Any] | None,
     ) -> list[_Found]:
         """The masks of one crop, without duplicates."""
-        model, params, config = self._backend.model, self._backend.params, self._backend.config
+        config = self._backend.config
         points = self.point_grids[crop.layer] * np.array(crop.size[::-1])
         coords = transforms.apply_coords(points, crop.size, config.image_size)
         upscaler = masks.Upscaler(crop.size, config.image_size, config.low_res_size)
@@ -223,7 +224,7 @@ class SamAutomaticMaskGenerator:
         found: list[_Found] = []
         for start in range(0, len(points), count):
             prompts = _prompts(coords[start : start + count], count)
-            decoded = _decode(model, params, embedding, prompts, iou_threshold=self._least_iou)
+            decoded = self._backend.decode_above(embedding, prompts, self._least_iou)
             low_res, predicted = (np.asarray(x)[0] for x in decoded)
             iou = predicted[: len(points) - start]
             self.dropped["pred_iou_thresh"] += int(np.count_nonzero(~(iou > self._least_iou)))

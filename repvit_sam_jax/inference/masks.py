@@ -138,6 +138,12 @@ class Upscaler:
             np.greater(pixels, threshold, out=mask[strip.start - left : strip.stop - left, :-1])
         return UpscaledMask(above, below, mask, left, top)
 
+    def logits(self, low_res: Float[np.ndarray, "s s"]) -> Float[np.ndarray, "h w"]:
+        """All logits of a mask at the crop's size."""
+        tall = np.concatenate([strip.weights @ low_res[strip.low : strip.high] for strip in self._rows])
+        wide = [tall[:, strip.low : strip.high] @ strip.weights.T for strip in self._columns]
+        return np.concatenate(wide, axis=1)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Strip:

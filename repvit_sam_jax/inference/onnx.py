@@ -100,6 +100,10 @@ class OnnxBackend:
                 masks[i], ious[i] = found, predicted
         return np.stack(masks)[None], np.stack(ious)[None]
 
+    def decode_above(self, embedding: Any, prompts: Prompts, iou_threshold: np.float32) -> tuple[Any, Any]:
+        """As `Backend.decode_above`; all masks are computed."""
+        return self.decode(embedding, prompts, True)
+
     def _mask_input(self, mask: Any) -> dict[str, np.ndarray]:
         side = self.config.low_res_size
         logits = np.zeros((side, side), np.float32) if mask is None else mask

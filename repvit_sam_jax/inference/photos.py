@@ -7,10 +7,10 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -20,6 +20,9 @@ from .. import transforms
 from .backends import ENCODE_BATCH
 from .predictor import Prediction, SamPredictor
 from .prompts import Prompt
+
+Name = TypeVar("Name")
+Photo = TypeVar("Photo")
 
 READ_AHEAD = 2 * ENCODE_BATCH
 """Photos that wait in memory for the model, at most."""
@@ -154,7 +157,7 @@ def segment_photos(
       load: reads a photo; called from threads.
     """
     batch: list[tuple[Path, np.ndarray]] = []
-    for path, photo in _read_ahead(list(prompts), load):
+    for path, photo in read_ahead(list(prompts), load):
         try:
             image = photo.result()
             _check(path, image, prompts[path], predictor.config.image_size)
@@ -200,13 +203,13 @@ def _check(path: Path, image: np.ndarray, prompts: Sequence[Prompt], image_size:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _read_ahead(paths: Sequence[Path], load: Callable[[Path], np.ndarray]) -> Iterator[tuple[Path, Future[np.ndarray]]]:
+def read_ahead(names: Sequence[Name], load: Callable[[Name], Photo]) -> Generator[tuple[Name, Future[Photo]]]:
     """Photos in order, while the following `READ_AHEAD` are read in threads."""
     pool = ThreadPoolExecutor(min(READ_AHEAD, os.cpu_count() or 1))
     try:
-        waiting: collections.deque[tuple[Path, Future[np.ndarray]]] = collections.deque()
-        for path in paths:
-            waiting.append((path, pool.submit(load, path)))
+        waiting: collections.deque[tuple[Name, Future[Photo]]] = collections.deque()
+        for name in names:
+            waiting.append((name, pool.submit(load, name)))
             if len(waiting) > READ_AHEAD:
                 yield waiting.popleft()
         while waiting:

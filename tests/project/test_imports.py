@@ -11,7 +11,7 @@ LIBRARY = ROOT / "repvit_sam_jax"
 
 ROOMS = (
     {"config", "files", "terminal"},
-    {"transforms", "ops"},
+    {"parts", "transforms", "ops"},
     {"models"},
     {"weights"},
     {"inference"},

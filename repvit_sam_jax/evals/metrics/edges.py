@@ -99,28 +99,29 @@ def _count(edges: Mask, truths: Sequence[Mask], draw: np.random.Generator) -> tu
 def match(a: Mask, b: Mask, draw: np.random.Generator) -> tuple[Mask, Mask]:
     """Which pixels of either map have a partner in the other, one to one, as many and as near as can be.
 
-    An assignment in which every pixel may also stay alone, at a price: it has a place of its own on the other side. If
-    two pixels match, their two places have to match each other, which costs nothing.
+    An assignment of the pixels of the map that has fewer of them: each goes to one nearby, or stays alone at the price
+    of two pixels, since a pair saves both. Pixels with nothing nearby stay alone anyway, and are left out.
     """
     places = [draw.permutation(np.argwhere(mask)) for mask in (a, b)]
     found = [np.zeros_like(mask) for mask in (a, b)]
-    n, m = map(len, places)
     radius = RADIUS * np.hypot(*a.shape)
-    if not n or not m:
+    if not all(map(len, places)):
         return found[0], found[1]
     near = cKDTree(places[0]).sparse_distance_matrix(cKDTree(places[1]), radius, output_type="ndarray")
-    i, j = near["i"].astype(np.int32), near["j"].astype(np.int32)
-    alone = np.rint(100 * _UNMATCHED * radius)
-    own = np.arange(n, dtype=np.int32), np.arange(m, dtype=np.int32)
+    (first, i), (second, j) = (np.unique(near[side], return_inverse=True) for side in "ij")
+    sides = [(first, i), (second, j)]
+    fewer = int(len(second) < len(first))
+    (rows, row), (columns, column) = sides[fewer], sides[1 - fewer]
+    own = np.arange(len(rows))
+    alone = 2 * np.rint(100 * _UNMATCHED * radius)
     # To SciPy, a weight of 0 is no edge: all are one more, which changes no assignment.
-    weights = 1 + np.concatenate([np.rint(100 * near["v"]), np.zeros(len(i)), np.full(n + m, alone)])
-    rows = np.concatenate([i, n + j, own[0], n + own[1]])
-    columns = np.concatenate([j, m + i, m + own[0], own[1]])
-    graph = sparse.csr_array((weights, (rows, columns)), shape=(n + m, m + n))
+    weights = 1 + np.concatenate([np.rint(100 * near["v"]), np.full(len(rows), alone)])
+    at = np.concatenate([row, own]).astype(np.int32), np.concatenate([column, len(columns) + own]).astype(np.int32)
+    graph = sparse.csr_array((weights, at), shape=(len(rows), len(columns) + len(rows)))
     left, right = min_weight_full_bipartite_matching(graph)
-    pairs = (left < n) & (right < m)
-    for mask, place, chosen in zip(found, places, (left[pairs], right[pairs]), strict=True):
-        mask[tuple(place[chosen].T)] = True
+    pairs = right < len(columns)
+    for side, chosen in ((fewer, rows[left[pairs]]), (1 - fewer, columns[right[pairs]])):
+        found[side][tuple(places[side][chosen].T)] = True
     return found[0], found[1]
 
 

@@ -147,7 +147,7 @@ def test_everything_goes_on_where_it_was_interrupted(weights, photos, tmp_path, 
     capsys.readouterr()
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, *given, "--out", tmp_path / "out", "--box-nms-thresh", "0.5")
-    assert "holds an unfinished search with other settings: box_nms_thresh; give them as" in capsys.readouterr().err
+    assert "holds an unfinished run with other settings: box_nms_thresh; give them as" in capsys.readouterr().err
     os.utime(photos / "a.png", ns=(1, 1))  # as if it was another one
     run(monkeypatch, *given, "--out", tmp_path / "out")
     assert searched == [(30, 40, 3), (60, 80, 3), "interrupted", (60, 80, 3), (50, 40, 3)]

@@ -214,8 +214,8 @@ def test_the_decoder_is_told_the_threshold(make, monkeypatch):
         told.append(float(iou_threshold))
         return original(*args, iou_threshold=iou_threshold)
 
-    original = mask_generator._decode
-    monkeypatch.setattr(mask_generator, "_decode", decode)
+    original = backends._decode_above
+    monkeypatch.setattr(backends, "_decode_above", decode)
     for threshold in (0.5, 0.0):
         make(pred_iou_thresh=threshold, points_per_side=2).generate(photo(75, 110))
     assert told == [0.5, -np.inf]
@@ -285,7 +285,7 @@ def test_thresholds_are_the_models_own(tiny):
 def test_few_programs_are_compiled(pairs, monkeypatch):
     """Ten sizes of photos: an encoder for four crops, one for the fifth, and a decoder."""
     decode = jax.jit(chex.assert_max_traces(Sam.decode, n=1), static_argnums=0)
-    monkeypatch.setattr(mask_generator, "_decode", decode)
+    monkeypatch.setattr(backends, "_decode_above", decode)
     encode = jax.jit(chex.assert_max_traces(Sam.encode, n=2), static_argnums=0)
     monkeypatch.setattr(backends, "_encode", encode)
     chex.clear_trace_counter()
@@ -302,7 +302,7 @@ def test_few_programs_are_compiled(pairs, monkeypatch):
 @pytest.mark.parametrize("crop_n_layers", [1, pytest.param(0, marks=SLOW)])
 def test_nothing_is_compiled_after_warmup(pairs, crop_n_layers):
     """With crops, points in batches of two sizes."""
-    for program in (backends._encode, backends._split, mask_generator._decode):
+    for program in (backends._encode, backends._split, backends._decode_above):
         program.clear_cache()
     pair = pairs["tiny"]
     settings = {"points_per_side": 5, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.1}
@@ -317,7 +317,7 @@ def test_nothing_is_compiled_after_warmup(pairs, crop_n_layers):
         found = [generator.generate(photo(*size)) for size in ((75, 110), (128, 60), (90, 90))]
     assert compiled == []
     assert any(found)
-    assert mask_generator._decode._cache_size() == 1 + crop_n_layers
+    assert backends._decode_above._cache_size() == 1 + crop_n_layers
 
 
 def test_few_points_are_padded_to_a_power_of_two(make, monkeypatch):

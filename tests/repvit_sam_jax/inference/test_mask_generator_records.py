@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.plain_generator import plain_generate
 from repvit_sam_jax import SamAutomaticMaskGenerator
-from repvit_sam_jax.inference import mask_generator
+from repvit_sam_jax.inference import backends
 from repvit_sam_jax.inference.predictor import EmbeddedImage
 from tests.helpers.photos import photo
 
@@ -37,8 +37,8 @@ def made_up(crop, points):
 def generator_of_made_up(tiny, monkeypatch):
     """A generator whose model answers with `made_up` logits."""
     monkeypatch.setattr(
-        mask_generator,
-        "_decode",
+        backends,
+        "_decode_above",
         lambda model, params, crop, prompts, **_: [x[None] for x in made_up(crop, prompts.point_coords[0, :, 0])],
     )
 

@@ -1,0 +1,157 @@
+"""`repvit-sam eval TASK`: models on a task, in one table beside what is published."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from ..config import Dtype
+from ..files import write_atomically
+from ..terminal import require
+from .tasks import TASKS
+
+if TYPE_CHECKING:
+    from .result import Result
+    from .tasks import Subject
+
+FOLDERS = {
+    "edges": ("BSDS500", "BSR"),
+    "coco": ("coco", "COCO"),
+    "seginw": ("seginw", "SegInW"),
+    "davis": ("DAVIS", "DAVIS-2017", "davis2017"),
+    "uvo": ("UVO", "uvo"),
+    "duts": ("DUTS-TE", "DUTS"),
+    "mvtec": ("mvtec", "MVTec-AD", "mvtec_anomaly_detection"),
+    "prompted": ("coco", "COCO"),
+    "lvis": ("lvis", "coco", "COCO"),
+}
+"""Names beside the task's own that `eval all` finds its data under."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What all tasks take."""
+
+    weights: tuple[str, ...] = ()
+    """Models: what `repvit-sam segment --weights` takes, or folders of `export onnx`; the embedded one without any."""
+    out: Path = Path("evaluation")
+    """Folder of the results. The same command goes on where it was stopped, and reads what is finished."""
+    limit: int | None = None
+    """Items (photos or videos), the first ones; all otherwise."""
+    workers: int | None = None
+    """Processes that score; one a core if scoring takes long, otherwise none."""
+    pictures: int = 0
+    """Items, the first ones, that a picture is drawn of: photo, truth, and each model's answer."""
+    dtype: Dtype = "float32"
+    """Precision of the arithmetic."""
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the results as JSON."""
+
+
+Common = Annotated[Options, tyro.conf.arg(name="")]
+
+
+def edges(*, data: Path, maps: tuple[Path, ...] = (), sobel: bool = False, options: Common = Options()) -> None:
+    """Edges on BSDS500: ODS, OIS and AP.
+
+    Args:
+      data: The folder of BSDS500.
+      maps: Folders of other detectors' thin edge maps, NAME.png or NAME.mat (ucm2), to be scored besides.
+      sobel: Score the Sobel filter of the photos besides.
+      options: What all tasks take.
+    """
+    require("skimage", extra="eval")
+    from .tasks.edges import Maps, PhotoSobel
+
+    others: list[Subject] = [*map(Maps, maps), *[PhotoSobel()] * sobel]
+    _show(_measure("edges", data, None, options, others), options)
+
+
+def of(task: str) -> Callable[..., None]:
+    """The command of another task."""
+
+    def command(*, data: Path, proposals: Path | None = None, options: Common = Options()) -> None:
+        _show(_measure(task, data, proposals, options), options)
+
+    command.__doc__ = f"""{TASKS[task][0].upper()}{TASKS[task][1:]}.
+
+    Args:
+      data: The folder of the data set.
+      proposals: The file of boxes or tracks that the task starts from, if it does.
+      options: What all tasks take.
+    """
+    return command
+
+
+def everything(*, data_root: Path, options: Common = Options()) -> None:
+    """All tasks whose data are there.
+
+    Args:
+      data_root: A folder with a folder for each task, under the task's name or the data set's; proposals are
+        `proposals/TASK` in it, a file or a folder, with any extension.
+      options: What all tasks take.
+    """
+    if not data_root.is_dir():
+        raise ValueError(f"--data-root {data_root} is no folder")
+    found = {task: place for task in TASKS if (place := _find(data_root, task))}
+    if not found:
+        raise ValueError(f"--data-root {data_root} has no folder of a data set, such as BSDS500 or coco")
+    results: list[Result] = []
+    skipped = {task: "there is no folder of its data" for task in TASKS if task not in found}
+    for task, place in found.items():
+        given = sorted(data_root.glob(f"proposals/{task}*"))
+        inner = dataclasses.replace(options, out=options.out / task)
+        try:
+            results += _measure(task, place, given[0] if given else None, inner)
+        except ValueError as error:
+            skipped[task] = str(error)
+    _show(results, options)
+    for task, why in skipped.items():
+        print(f"{task}: not measured, {why}")
+
+
+def _find(root: Path, task: str) -> Path | None:
+    places = (root / name for name in (task, *FOLDERS[task]))
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _measure(
+    task: str, data: Path, proposals: Path | None, options: Options, others: Sequence[Subject] = ()
+) -> list[Result]:
+    from . import pictures, run
+    from .segmenters import names_of, open_segmenter
+    from .tasks import open_task
+
+    opened = open_task(task, data, proposals)
+    workers = options.workers
+    if workers is None:
+        workers = (os.cpu_count() or 1) if task == "edges" else 0
+    place = run.Place(data, proposals, options.out)
+    weights = options.weights or (() if others else ("demo",))
+    results = []
+    for subject in (
+        *others,
+        *((open_segmenter(w, options.dtype, name) for w, name in zip(weights, names_of(weights), strict=True))),
+    ):
+        results.append(run.run(opened, subject, place, options.limit, workers, options.pictures))
+    if options.pictures:
+        keys = list(opened.keys)[: options.limit][: options.pictures]
+        pictures.compose(options.out, keys, [result.name for result in results])
+    return results
+
+
+def _show(results: Sequence[Result], options: Options) -> None:
+    from .result import table
+
+    tasks = dict.fromkeys(result.task for result in results)
+    text = "\n\n".join(table([result for result in results if result.task == task]) for task in tasks)
+    if results:
+        write_atomically(options.out / "table.md", lambda path: path.write_text(text + "\n"))
+    found: list[dict[str, Any]] = [dataclasses.asdict(result) for result in results]
+    print(json.dumps(found, indent=1) if options.as_json else text)

@@ -1,0 +1,89 @@
+"""What an evaluation found, with all that it depends on: JSON, and a table beside the paper's rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomically
+from .paper import TABLES
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Numbers of one model on one task."""
+
+    task: str
+    name: str
+    """The model's, in tables."""
+    numbers: Mapping[str, float]
+    """NaN where there is nothing to average."""
+    counts: Mapping[str, int]
+    """What numbers are over, such as photos and objects."""
+    settings: Mapping[str, Any]
+    """What numbers depend on besides the model and the data."""
+    model: Mapping[str, Any]
+    """For a segmenter `weights`, their `sha256`, `model`, `dtype` and `runtime`."""
+    data: Mapping[str, Any]
+    """The folder, and proposals with their SHA-256; `items` were measured of those `of` which there are."""
+    seconds: Mapping[str, float]
+    """On the items, together: `segment`, and `score`, which processes share."""
+    versions: Mapping[str, str]
+    hardware: str
+
+    def write(self, path: Path) -> None:
+        """As JSON, where NaN is null."""
+        content = dataclasses.asdict(self)
+        content["numbers"] = {name: None if math.isnan(v) else v for name, v in self.numbers.items()}
+        text = json.dumps(content, indent=1, allow_nan=False)
+        write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """What `write` wrote. Raises ValueError if it is none of this version's."""
+        try:
+            content = json.loads(path.read_text())
+            content["numbers"] = {n: math.nan if v is None else v for n, v in content["numbers"].items()}
+            return cls(**content)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path} is no result of this version: {error}; remove it, or give another --out"
+            ) from None
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on, and Python."""
+    packages = ("repvit-sam-jax", "jax", "numpy", "scipy", "pycocotools")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def hardware() -> str:
+    """The device, and for CPUs how many cores."""
+    import jax
+
+    device = jax.devices()[0]
+    return f"{device.device_kind}, {os.cpu_count()} cores" if device.platform == "cpu" else str(device.device_kind)
+
+
+def table(results: Sequence[Result]) -> str:
+    """Markdown: a row a model, all of one task, then the paper's."""
+    layout = TABLES[results[0].task]
+    columns = layout.columns or {name: name for name in results[0].numbers}
+    lines = [f"| {results[0].task} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    for result in results:
+        values = [layout.scale * result.numbers[name] for name in columns.values()]
+        cells = ["-" if math.isnan(value) else f"{value:.{layout.digits}f}" for value in values]
+        lines.append(f"| {result.name} | {' | '.join(cells)} |")
+    for name, row in layout.paper.items():
+        lines.append(f"| *{name}, published* | {' | '.join(f'*{value:.{layout.digits}f}*' for value in row)} |")
+    shown = ", ".join(f"{count} {what}" for what, count in results[0].counts.items())
+    partial = results[0].data["items"] < results[0].data["of"]
+    note = f"; {results[0].data['items']} of {results[0].data['of']} items: not comparable to published rows" * partial
+    return "\n".join([*lines, "", f"{shown}{note}"])
