@@ -24,6 +24,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of(paths: Sequence[Path]) -> str:
+    """Hex digest of a file; of several, that of their digests, one after the other."""
+    digests = [sha256(path) for path in paths]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def check_no_address(path: Path) -> None:
     """Raises ValueError for what was a URL before it became a path."""
     if found := re.match(r"(https?|ftp|s3|gs|hf):/", str(path)):

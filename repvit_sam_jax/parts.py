@@ -22,8 +22,7 @@ class Parts:
         """A run's results in `folder`, which need not be there yet; `about` is what all parts depend on, as JSON."""
         self._folder, self._about = folder, json.loads(json.dumps(about))
 
-    @property
-    def are_unfinished(self) -> bool:
+    def check(self) -> bool:
         """Whether the folder holds parts of such a run. Raises ValueError if they are another's."""
         if not (self._folder / ABOUT).is_file():
             return False

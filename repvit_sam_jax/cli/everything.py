@@ -92,7 +92,7 @@ def everything(
     about |= {"the file of weights": _stamp(weights)} if weights is not None and weights.is_file() else {}
     about |= search.arguments
     parts = Parts(out, about)
-    if not is_folder or not parts.are_unfinished:
+    if not is_folder or not parts.check():
         check_new_folder(out, "--out")
 
     from .. import transforms

@@ -14,24 +14,11 @@ import tyro
 from ..config import Dtype
 from ..files import write_atomically
 from ..terminal import require
-from .tasks import TASKS
+from .tasks import TASKS, find_data
 
 if TYPE_CHECKING:
     from .result import Result
     from .tasks import Subject
-
-FOLDERS = {
-    "edges": ("BSDS500", "BSR"),
-    "coco": ("coco", "COCO"),
-    "seginw": ("seginw", "SegInW"),
-    "davis": ("DAVIS", "DAVIS-2017", "davis2017"),
-    "uvo": ("UVO", "uvo"),
-    "duts": ("DUTS-TE", "DUTS"),
-    "mvtec": ("mvtec", "MVTec-AD", "mvtec_anomaly_detection"),
-    "prompted": ("coco", "COCO"),
-    "lvis": ("lvis", "coco", "COCO"),
-}
-"""Names beside the task's own that `eval all` finds its data under."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,26 +86,20 @@ def everything(*, data_root: Path, options: Common = Options()) -> None:
     """
     if not data_root.is_dir():
         raise ValueError(f"--data-root {data_root} is no folder")
-    found = {task: place for task in TASKS if (place := _find(data_root, task))}
+    found = {task: place for task in TASKS if (place := find_data(data_root, task))}
     if not found:
         raise ValueError(f"--data-root {data_root} has no folder of a data set, such as BSDS500 or coco")
     results: list[Result] = []
     skipped = {task: "there is no folder of its data" for task in TASKS if task not in found}
-    for task, place in found.items():
-        given = sorted(data_root.glob(f"proposals/{task}*"))
+    for task, given in found.items():
         inner = dataclasses.replace(options, out=options.out / task)
         try:
-            results += _measure(task, place, given[0] if given else None, inner)
+            results += _measure(task, *given, inner)
         except ValueError as error:
             skipped[task] = str(error)
     _show(results, options)
     for task, why in skipped.items():
         print(f"{task}: not measured, {why}")
-
-
-def _find(root: Path, task: str) -> Path | None:
-    places = (root / name for name in (task, *FOLDERS[task]))
-    return next((place for place in places if place.is_dir()), None)
 
 
 def _measure(

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import itertools
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..files import sha256
+from ..files import sha256_of
 from ..inference.photos import read_ahead
 from ..parts import Parts
 from . import pictures
@@ -58,23 +59,20 @@ def run(
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     keys = list(task.keys)[:limit]
-    about = {"task": task.name, "settings": dict(task.settings), "model": dict(subject.about), "data": _about(place)}
+    about: dict[str, Any] = {
+        "task": task.name,
+        "settings": dict(task.settings),
+        "model": dict(subject.about),
+        "data": _about(place),
+    }
     target = place.out / f"{subject.name}.json"
     drawn = pictures.Kept(place.out, subject.name, keys[:num_pictures])
-    if target.is_file() and (done := _finished(target, about, len(keys))) and not drawn.missing:
+    if target.is_file() and (done := _finished(target, about, len(keys))):
+        for _ in _records(task, subject, [key for key in keys if key in drawn.missing], 0, drawn):
+            pass
         return done
-    parts = Parts(place.out / subject.name, about)
-    parts.are_unfinished  # noqa: B018  raises for other settings
-    parts.start()
-    left = [key for key in keys if parts.read(key) is None or key in drawn.missing]
-    with tqdm(total=len(keys), initial=len(keys) - len(left), unit="item", desc=f"{task.name}, {subject.name}") as bar:
-        for key, record, seconds in _records(task, subject, left, workers, drawn):
-            parts.write(key, {"record": record, "seconds": seconds})
-            bar.update()
-    kept = {key: parts.read(key) for key in keys}
+    kept = _measure(task, subject, keys, Parts(place.out / subject.name, about), workers, drawn)
     numbers, counts = task.summarise({key: part["record"] for key, part in kept.items()})
-    seconds = {name: sum(part["seconds"][name] for part in kept.values()) for name in ("segment", "score")}
-    data = {**_about(place), "items": len(keys), "of": len(task.keys)}
     result = Result(
         task.name,
         subject.name,
@@ -82,21 +80,35 @@ def run(
         counts,
         dict(task.settings),
         dict(subject.about),
-        data,
-        seconds,
+        {**about["data"], "items": len(keys), "of": len(task.keys)},
+        {name: sum(part["seconds"][name] for part in kept.values()) for name in ("segment", "score")},
         versions(),
         hardware(),
     )
     result.write(target)
-    parts.finish()
+    shutil.rmtree(place.out / subject.name)
     return result
+
+
+def _measure(
+    task: Task, subject: Subject, keys: Sequence[str], parts: Parts, workers: int, drawn: pictures.Kept
+) -> dict[str, Any]:
+    """`record` and `seconds` of each item, those of an earlier run among them."""
+    parts.check()
+    parts.start()
+    left = [key for key in keys if parts.read(key) is None or key in drawn.missing]
+    with tqdm(total=len(keys), initial=len(keys) - len(left), unit="item", desc=f"{task.name}, {subject.name}") as bar:
+        for key, record, seconds in _records(task, subject, left, workers, drawn):
+            parts.write(key, {"record": record, "seconds": seconds})
+            bar.update()
+    return {key: parts.read(key) for key in keys}
 
 
 def _about(place: Place) -> dict[str, Any]:
     about: dict[str, Any] = {"folder": str(place.data.resolve())}
-    if place.proposals is not None:
-        path = place.proposals
-        about |= {"proposals": str(path.resolve()), "proposals_sha256": sha256(path) if path.is_file() else None}
+    if (given := place.proposals) is not None:
+        files = sorted(path for path in given.rglob("*") if path.is_file()) if given.is_dir() else [given]
+        about |= {"proposals": str(given.resolve()), "proposals_sha256": sha256_of(files)}
     return about
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import Dtype
-from ..files import sha256
+from ..files import sha256_of
 from ..inference.predictor import SamPredictor
 
 
@@ -36,14 +35,14 @@ def open_segmenter(weights: Path | str, dtype: Dtype = "float32", name: str | No
         from ..inference.onnx import OnnxPredictor
 
         predictor: SamPredictor = OnnxPredictor(path)
-        digest, runtime = _digest([path / "encoder.onnx", path / "decoder.onnx"]), "onnxruntime"
+        digest, runtime = sha256_of([path / "encoder.onnx", path / "decoder.onnx"]), "onnxruntime"
     else:
         from ..weights.loading import find_weights, load
 
         found = find_weights(weights)
         predictor = SamPredictor(*load(found, dtype=dtype))
         files = [found] if found.is_file() else sorted(found.glob("*.safetensors")) + sorted(found.glob("*.bin"))
-        digest, runtime = _digest(files), "jax"
+        digest, runtime = sha256_of(files), "jax"
     about = {"weights": str(weights), "sha256": digest, "model": predictor.config.name}
     about |= {"dtype": predictor.backend.dtype, "runtime": runtime}
     return Segmenter(path.stem if name is None else name, predictor, about)
@@ -58,10 +57,3 @@ def names_of(weights: Sequence[Path | str]) -> list[str]:
         seen[stem] += 1
         names.append(stem if counts[stem] == 1 else f"{stem}-{seen[stem]}")
     return names
-
-
-def _digest(files: Sequence[Path]) -> str:
-    """SHA-256 of a file; of several, that of their digests."""
-    if len(files) == 1:
-        return sha256(files[0])
-    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()

@@ -26,6 +26,20 @@ TASKS = {
 """Name -> what is measured."""
 
 
+FOLDERS = {
+    "edges": ("BSDS500", "BSR"),
+    "coco": ("coco", "COCO"),
+    "seginw": ("seginw", "SegInW"),
+    "davis": ("DAVIS", "DAVIS-2017", "davis2017"),
+    "uvo": ("UVO", "uvo"),
+    "duts": ("DUTS-TE", "DUTS"),
+    "mvtec": ("mvtec", "MVTec-AD", "mvtec_anomaly_detection"),
+    "prompted": ("coco", "COCO"),
+    "lvis": ("lvis", "coco", "COCO"),
+}
+"""Names of folders beside the task's own that data are found under."""
+
+
 class Subject(Protocol):
     """What is measured: a `Segmenter`, or for edges another detector."""
 
@@ -85,3 +99,18 @@ def open_task(name: str, data: Path, proposals: Path | None = None) -> Task:
     if name not in TASKS:
         raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
     return importlib.import_module(f".{name}", __name__).open_task(data, proposals)
+
+
+def find_data(root: Path, name: str) -> tuple[Path, Path | None] | None:
+    """A task's folder of data and its proposals, or None if there is no such folder.
+
+    Args:
+      root: a folder with one for each task, under the task's name or one of `FOLDERS`; proposals are in `proposals`,
+        a file or a folder of the task's name, with any extension.
+      name: the task's.
+    """
+    data = next((root / folder for folder in (name, *FOLDERS[name]) if (root / folder).is_dir()), None)
+    if data is None:
+        return None
+    given = [path for path in sorted((root / "proposals").glob(f"{name}*")) if path.stem == name]
+    return data, given[0] if given else None
