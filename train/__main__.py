@@ -105,6 +105,7 @@ def distill(
     embeddings: Path | None = None,
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
     strict: bool = False,
+    evals_root: Path | None = None,
     workers: int = 0,
     threads: int = 4,
     tensorboard: bool = False,
@@ -122,6 +123,7 @@ def distill(
       embeddings: Cache of the teacher's embeddings, from `embed`.
       settings: Values in place of the recipe's, such as optimizer.learning_rate=1e-4 teacher=sam_vit_h.safetensors
       strict: Stop at a damaged photo in place of leaving it out.
+      evals_root: Folder of the data of the tasks that the recipe's `evals` names, as `repvit-sam eval all` takes it.
       workers: Processes that read photos, besides this one.
       threads: Threads that read photos, in each of them.
       tensorboard: Write metrics for TensorBoard too.
@@ -134,7 +136,7 @@ def distill(
 
     from .recipe import get_recipe
 
-    inputs = data, held_out, embeddings, strict, Reading(threads=threads, workers=workers)
+    inputs = data, held_out, embeddings, strict, evals_root, Reading(threads=threads, workers=workers)
     chosen = get_recipe(recipe, settings)
     with contextlib.ExitStack() as stack:
         if distributed:

@@ -46,9 +46,9 @@ class Evaluation:
 
     def __call__(self, state: TrainState, stopping: Callable[[], bool]) -> protocols.Result | None:
         """The result for a state; None if `stopping` tells to leave between batches."""
-        params, teacher = _gathered(state.result), self._teacher
+        params, teacher = gathered(state.result), self._teacher
         compared = None if teacher is None else (teacher.model, jax.device_put(teacher.params, jax.local_devices()[0]))
-        with self._read() as batches, contextlib.suppress(_LeftError):
+        with self._read() as batches, contextlib.suppress(LeftError):
             until_left = self._until_left(batches, stopping)
             return protocols.evaluate(self._student, params, until_left, teacher=compared)
         return None
@@ -59,15 +59,15 @@ class Evaluation:
     def _until_left(self, batches: Any, stopping: Callable[[], bool]) -> Iterator[Any]:
         for batch in itertools.islice(batches, self._count):
             if stopping():
-                raise _LeftError
+                raise LeftError
             yield batch
 
 
-class _LeftError(Exception):
+class LeftError(Exception):
     """An evaluation was given up."""
 
 
-def _gathered(params: Params) -> Params:
+def gathered(params: Params) -> Params:
     """Params whole on the first device of this process."""
     first = jax.local_devices()[0]
     if jax.process_count() == 1:

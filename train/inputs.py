@@ -17,6 +17,7 @@ class Inputs:
       held_out: likewise, with masks; empty for no evaluation.
       embeddings: folder of a cache of the teacher's embeddings of `photos`, or None.
       strict: stop at a damaged record.
+      evals_root: folder of the data of the recipe's `evals`, as `repvit-sam eval all` takes it, or None.
       reading: threads and workers of the input; processes are filled in.
     """
 
@@ -24,4 +25,5 @@ class Inputs:
     held_out: tuple[str, ...] = ()
     embeddings: Path | None = None
     strict: bool = False
+    evals_root: Path | None = None
     reading: data.Reading = dataclasses.field(default_factory=data.Reading)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import sys
 import time
@@ -42,6 +43,7 @@ class Log:
         self._skipped = metrics[-1]["skipped"] if metrics else 0
         evaluations = self._truncate(run / "evaluations.jsonl", first)
         self.evaluated = bool(_agreed(any(line["step"] == first for line in evaluations)))
+        self._measured = {line["step"] for line in self._truncate(run / "tasks.jsonl", first)}
         shown = None if self._main else True  # None: on a terminal
         self._bar = tqdm(total=num_steps, initial=first, unit="step", disable=shown, file=sys.stderr)
         self._board = _tensorboard(run, first) if tensorboard and self._main else None
@@ -107,6 +109,16 @@ class Log:
         self.note(f"step {step}\n{protocols.table(result)}")
         self._since = time.perf_counter()
         return score
+
+    def tasks(self, step: int, numbers: dict[str, dict[str, float]]) -> None:
+        """Write numbers of tasks, where NaN is null, unless they are written."""
+        if step in self._measured:
+            return
+        kept = {task: {n: None if math.isnan(v) else v for n, v in of.items()} for task, of in numbers.items()}
+        self._write("tasks.jsonl", {"step": step, **kept})
+        for task, of_task in numbers.items():
+            self.note(f"step {step}, {task}: " + ", ".join(f"{name} {v:.4g}" for name, v in of_task.items()))
+        self._since = time.perf_counter()
 
     def note(self, text: str) -> None:
         """Write a line above the progress bar."""

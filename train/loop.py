@@ -46,6 +46,7 @@ from .state import (
     shardings,
 )
 from .step import Step, check_teacher, make_step
+from .tasks import Tasks
 from .teacher import Teacher, load_teacher, needed_params, teacher_identity
 
 
@@ -93,6 +94,7 @@ class Run:
         if self.held_out is not None:
             given = recipe, self.student, self.teacher, self.held_out, inputs
             self.evaluation = Evaluation(*given, self.mesh)
+        self.tasks = Tasks(recipe, self.student, inputs.evals_root) if recipe.evals else None
 
     def fit(self, *, tensorboard: bool = False, profile: int | None = None) -> TrainState:
         """Go on from the latest checkpoint, if there is one, to the end; `finished` says whether it was reached.
@@ -195,9 +197,16 @@ class Run:
 
     def _evaluate(self, state: TrainState, step: int, log: Log, stopping: Callable[[], bool]) -> float | None:
         """The score of a state after a step; None if none is due, or a signal came before its end."""
-        if self.evaluation is None or (step % self.recipe.evaluate_every and step != self.num_steps):
+        if step % self.recipe.evaluate_every and step != self.num_steps:
             return None
         log.check()
+        if self.tasks is not None:
+            numbers = self.tasks(state, self.folder / "evals" / str(step), stopping)
+            if numbers is None:
+                return None
+            log.tasks(step, numbers)
+        if self.evaluation is None:
+            return None
         result = self.evaluation(state, stopping)
         return None if result is None else log.evaluation(step, result)
 
@@ -240,7 +249,7 @@ def _programs(
     share them. So whoever goes on with a run in a notebook waits neither for its trace nor for the compiler again.
     """
     counts: dict[str, Any] = dict.fromkeys(("fsdp", "log_every", "checkpoint_every", "evaluate_every", "keep"), 1)
-    alike = dataclasses.replace(recipe, name="", seed=0, epochs=None, steps=num_steps, **counts)
+    alike = dataclasses.replace(recipe, name="", seed=0, epochs=None, steps=num_steps, evals=(), **counts)
     return _built(alike, student, teacher, num_steps, mesh)
 
 

@@ -15,7 +15,9 @@ from typing import Any, Literal
 
 from repvit_sam_jax.config import Dtype
 
-OPERATIONAL = ("teacher", "fsdp", "remat", "log_every", "checkpoint_every", "evaluate_every", "keep")
+OPERATIONAL = (
+    *("teacher", "fsdp", "remat", "log_every", "checkpoint_every", "evaluate_every", "evals", "evals_limit", "keep"),
+)
 """Fields that may change while a run goes on: results do not depend on them. A teacher may move, not change."""
 
 
@@ -125,6 +127,10 @@ class Recipe:
     log_every: int = 10
     checkpoint_every: int = 500
     evaluate_every: int = 1000
+    evals: tuple[str, ...] = ()
+    """Tasks of `repvit-sam eval` that are measured besides, as often."""
+    evals_limit: int | None = 100
+    """Items of each task, the first ones; None for all."""
     keep: int = 2
     """Latest checkpoints that are kept, besides the best one."""
 
@@ -284,7 +290,8 @@ def from_json(text: str) -> Recipe:
                 raise ValueError(f"not a recipe of this version: {group}.{name} is {value}, which only 0.1 could do")
         parts = {"optimizer": Optimizer, "losses": Losses, "prompting": Prompting}
         built = {name: part(**values[name]) for name, part in parts.items()}
-        return Recipe(**{**values, **built, "trained": tuple(values["trained"])})
+        named = {name: tuple(values.get(name, ())) for name in ("trained", "evals")}
+        return Recipe(**{**values, **built, **named})
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a recipe of this version: {error}") from error
 

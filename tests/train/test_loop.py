@@ -22,7 +22,11 @@ from safetensors import safe_open
 from repvit_sam_jax import data, load
 from repvit_sam_jax.config import MODELS
 from repvit_sam_jax.data import shards
+from repvit_sam_jax.evals import run as evals_run
+from repvit_sam_jax.evals.segmenters import open_segmenter
+from repvit_sam_jax.evals.tasks import open_task
 from tests.helpers.micro import ENCODER
+from tests.helpers.miniatures import bsds
 from tests.helpers.photos import annotations, jpeg, photo_and_masks, write_tar
 from tests.helpers.training import PEAK, WORK, arguments_of, lines, prepare, unlike
 from train import __main__ as command
@@ -367,3 +371,23 @@ def test_commands(monkeypatch, capsys, whole, photos, tmp_path):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert "nowhere" in error
+
+
+def test_tasks_that_the_recipe_names_are_measured(copy, inputs, tmp_path):
+    """On the state of a finished run: the numbers are those of its exported weights."""
+    root = tmp_path / "root"
+    bsds.write(root, photos=2)
+    recipe = dataclasses.replace(ENCODER, evals=("edges",), evals_limit=1)
+    with pytest.raises(ValueError, match=r"names evals, edges: give --evals-root DIR"):
+        train(recipe, copy, inputs)
+    with pytest.raises(ValueError, match=r"has no folder of the data of edges"):
+        train(recipe, copy, dataclasses.replace(inputs, evals_root=tmp_path))
+    inputs = dataclasses.replace(inputs, evals_root=root)
+    train(recipe, copy, inputs)
+    train(recipe, copy, inputs)  # the result is there
+    (line,) = lines(copy / "tasks.jsonl")
+    export(copy, tmp_path / "student.safetensors")
+    task = open_task("edges", root / "BSDS500")
+    place = evals_run.Place(root, None, tmp_path / "out")
+    found = evals_run.run(task, open_segmenter(tmp_path / "student.safetensors"), place, limit=1)
+    assert line == {"step": 8, "edges": dict(found.numbers)}
