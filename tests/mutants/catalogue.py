@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutants import converting, library, masks_and_prompts, measuring, training
+from tests.mutants import converting, library, masks_and_prompts, measuring, tasks, training
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -10,5 +10,6 @@ MUTANTS: tuple[Mutant, ...] = (
     *masks_and_prompts.MUTANTS,
     *converting.MUTANTS,
     *measuring.MUTANTS,
+    *tasks.MUTANTS,
     *training.MUTANTS,
 )

@@ -89,3 +89,12 @@ def test_what_is_missing_is_said(data, tmp_path):
     Image.fromarray(np.zeros(bsds.SIZE, np.uint8)).save(maps / "other.png")
     with pytest.raises(ValueError, match=r"has no edge map 18.png"):
         run.run(open_task("edges", data), edges.Maps(maps), place(data, tmp_path))
+
+
+def test_maps_are_stretched_thinned_and_stored_in_8_bits():
+    ridge = np.tile(np.exp(-((np.arange(31) - 15.0) ** 2) / 8), (31, 1)) + 3
+    thin = edges.thin(ridge)
+    assert thin.dtype == np.uint8
+    assert thin[15].nonzero()[0].tolist() == [15]
+    assert thin[15, 15] == 255
+    assert not edges.thin(np.full((31, 31), 3.0)).any()

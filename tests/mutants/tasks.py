@@ -1,0 +1,54 @@
+"""Mistakes in the tasks of the zero-shot evaluations, and in how they run."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+_TASKS = "repvit_sam_jax/evals/tasks"
+_DATA = "repvit_sam_jax/data/datasets"
+_TESTS = "tests/repvit_sam_jax/evals"
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        name="edges-on-the-mask-itself",
+        file=f"{_TASKS}/edges.py",
+        old="np.ones((3, 3))) & ~mask",
+        new="np.ones((3, 3))) & mask",
+        tests=(f"{_TESTS}/test_task_edges.py::test_edges_of_one_mask_are_the_gradient_on_its_outer_boundary",),
+    ),
+    Mutant(
+        name="edge-maps-are-not-thinned",
+        file=f"{_TASKS}/edges.py",
+        old="np.clip(edge_nms.suppress(stretched), 0, 1)",
+        new="np.clip(stretched, 0, 1)",
+        tests=(f"{_TESTS}/test_task_edges.py::test_maps_are_stretched_thinned_and_stored_in_8_bits",),
+    ),
+    Mutant(
+        name="contour-maps-between-pixels",
+        file=f"{_DATA}/bsds.py",
+        old='"ucm2")[2::2, 2::2]',
+        new='"ucm2")[1::2, 1::2]',
+        tests=(f"{_TESTS}/test_task_edges.py::test_the_truth_itself_is_perfect_and_half_of_it_has_half_the_recall",),
+    ),
+    Mutant(
+        name="items-that-are-done-are-done-again",
+        file="repvit_sam_jax/evals/run.py",
+        old=" if parts.read(key) is None or key in drawn.missing]",
+        new="]",
+        tests=(f"{_TESTS}/test_run.py::test_a_run_that_was_stopped_goes_on_to_the_same_numbers",),
+    ),
+    Mutant(
+        name="result-of-a-few-items-passes-for-all",
+        file="repvit_sam_jax/evals/run.py",
+        old='return result if result.data["items"] == items else None',
+        new="return result",
+        tests=(f"{_TESTS}/test_run.py::test_a_limit_takes_the_first_items_and_says_so",),
+    ),
+    Mutant(
+        name="result-of-other-weights-is-taken",
+        file="repvit_sam_jax/evals/run.py",
+        old='before = {"settings": result.settings, "model": result.model}',
+        new='before = {"settings": result.settings}',
+        tests=(f"{_TESTS}/test_run.py::test_a_finished_result_is_read_and_others_are_not_taken_for_it",),
+    ),
+)
