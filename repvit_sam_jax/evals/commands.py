@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -28,7 +30,8 @@ class Options:
     weights: tuple[str, ...] = ()
     """Models: what `repvit-sam segment --weights` takes, or folders of `export onnx`; the embedded one without any."""
     out: Path = Path("evaluation")
-    """Folder of the results. The same command goes on where it was stopped, and reads what is finished."""
+    """Folder of the results, with a folder for each task. The same command goes on where it was stopped, and reads what
+    is finished."""
     limit: int | None = None
     """Items (photos or videos), the first ones; all otherwise."""
     workers: int | None = None
@@ -92,38 +95,41 @@ def everything(*, data_root: Path, options: Common = Options()) -> None:
     results: list[Result] = []
     skipped = {task: "there is no folder of its data" for task in TASKS if task not in found}
     for task, given in found.items():
-        inner = dataclasses.replace(options, out=options.out / task)
         try:
-            results += _measure(task, *given, inner)
+            results += _measure(task, *given, options)
         except ValueError as error:
             skipped[task] = str(error)
     _show(results, options)
     for task, why in skipped.items():
-        print(f"{task}: not measured, {why}")
+        print(f"{task}: not measured, {why}", file=sys.stderr)
 
 
 def _measure(
     task: str, data: Path, proposals: Path | None, options: Options, others: Sequence[Subject] = ()
 ) -> list[Result]:
     from . import pictures, run
-    from .segmenters import names_of, open_segmenter
+    from .result import table
+    from .segmenters import find_segmenter, names_of, open_segmenter
     from .tasks import open_task
 
     opened = open_task(task, data, proposals)
+    weights = options.weights or (() if others else ("demo",))
+    for given in weights:  # hours before the last one is opened
+        find_segmenter(given)
+    names = names_of([*(other.name for other in others), *weights])
+    place = run.Place(data, proposals, options.out / task)
     workers = options.workers
     if workers is None:
         workers = (os.cpu_count() or 1) if task == "edges" else 0
-    place = run.Place(data, proposals, options.out)
-    weights = options.weights or (() if others else ("demo",))
-    results = []
-    for subject in (
-        *others,
-        *((open_segmenter(w, options.dtype, name) for w, name in zip(weights, names_of(weights), strict=True))),
-    ):
-        results.append(run.run(opened, subject, place, options.limit, workers, options.pictures))
+    segmenters = (open_segmenter(w, options.dtype, n) for w, n in zip(weights, names[len(others) :], strict=True))
+    results = [
+        run.run(opened, subject, place, options.limit, workers, options.pictures)
+        for subject in itertools.chain(others, segmenters)
+    ]
     if options.pictures:
         keys = list(opened.keys)[: options.limit][: options.pictures]
-        pictures.compose(options.out, keys, [result.name for result in results])
+        pictures.compose(place.out, keys, names)
+    write_atomically(place.out / "table.md", lambda path: path.write_text(table(results) + "\n"))
     return results
 
 
@@ -131,8 +137,7 @@ def _show(results: Sequence[Result], options: Options) -> None:
     from .result import table
 
     tasks = dict.fromkeys(result.task for result in results)
-    text = "\n\n".join(table([result for result in results if result.task == task]) for task in tasks)
-    if results:
-        write_atomically(options.out / "table.md", lambda path: path.write_text(text + "\n"))
-    found: list[dict[str, Any]] = [dataclasses.asdict(result) for result in results]
-    print(json.dumps(found, indent=1) if options.as_json else text)
+    if options.as_json:
+        print(json.dumps([result.as_json() for result in results], indent=1))
+    else:
+        print("\n\n".join(table([result for result in results if result.task == task]) for task in tasks))

@@ -39,11 +39,14 @@ class Result:
     hardware: str
 
     def write(self, path: Path) -> None:
-        """As JSON, where NaN is null."""
-        content = dataclasses.asdict(self)
-        content["numbers"] = {name: None if math.isnan(v) else v for name, v in self.numbers.items()}
-        text = json.dumps(content, indent=1, allow_nan=False)
+        """As JSON."""
+        text = json.dumps(self.as_json(), indent=1, allow_nan=False)
         write_atomically(path, lambda temporary: temporary.write_text(text + "\n"))
+
+    def as_json(self) -> dict[str, Any]:
+        """What JSON can hold: NaN is None."""
+        numbers = {name: None if math.isnan(value) else value for name, value in self.numbers.items()}
+        return {**dataclasses.asdict(self), "numbers": numbers}
 
     @classmethod
     def read(cls, path: Path) -> Result:

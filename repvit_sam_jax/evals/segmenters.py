@@ -11,6 +11,7 @@ from typing import Any
 from ..config import Dtype
 from ..files import sha256_of
 from ..inference.predictor import SamPredictor
+from ..weights.loading import find_weights, load
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,32 +25,49 @@ class Segmenter:
     """As JSON can hold it: `weights`, their `sha256`, `model`, `dtype` and `runtime`."""
 
 
+def find_segmenter(weights: Path | str) -> Path:
+    """The file or the folder that a segmenter is in; a name's weights are downloaded.
+
+    Raises:
+      FileNotFoundError: there is none.
+      DownloadError: as `hub.fetch`.
+    """
+    if (Path(weights) / _ENCODER).is_file():
+        return Path(weights)
+    found = find_weights(weights)
+    if not found.exists():
+        raise FileNotFoundError(f"there are no weights at {found}")
+    return found
+
+
 def open_segmenter(weights: Path | str, dtype: Dtype = "float32", name: str | None = None) -> Segmenter:
     """A segmenter from what `load` takes, or from a folder that `repvit-sam export onnx` wrote.
 
+    Args:
+      weights: a file, a folder, or a name.
+      dtype: of the arithmetic in JAX.
+      name: in tables; the stem of the weights if None.
+
     Raises:
-      FileNotFoundError, CheckpointError: as `load` or `OnnxPredictor`.
+      FileNotFoundError, DownloadError, CheckpointError: as `find_segmenter`, `load` or `OnnxPredictor`.
     """
-    path = Path(weights)
-    if (path / "encoder.onnx").is_file():
+    found = find_segmenter(weights)
+    if (found / _ENCODER).is_file():
         from ..inference.onnx import OnnxPredictor
 
-        predictor: SamPredictor = OnnxPredictor(path)
-        digest, runtime = sha256_of([path / "encoder.onnx", path / "decoder.onnx"]), "onnxruntime"
+        predictor: SamPredictor = OnnxPredictor(found)
+        files, runtime = [found / _ENCODER, found / "decoder.onnx"], "onnxruntime"
     else:
-        from ..weights.loading import find_weights, load
-
-        found = find_weights(weights)
         predictor = SamPredictor(*load(found, dtype=dtype))
-        files = [found] if found.is_file() else sorted(found.glob("*.safetensors")) + sorted(found.glob("*.bin"))
-        digest, runtime = sha256_of(files), "jax"
-    about = {"weights": str(weights), "sha256": digest, "model": predictor.config.name}
+        parts = (*found.glob("*.safetensors"), *found.glob("*.bin")) if found.is_dir() else (found,)
+        files, runtime = sorted(parts), "jax"
+    about = {"weights": str(weights), "sha256": sha256_of(files), "model": predictor.config.name}
     about |= {"dtype": predictor.backend.dtype, "runtime": runtime}
-    return Segmenter(path.stem if name is None else name, predictor, about)
+    return Segmenter(Path(weights).stem if name is None else name, predictor, about)
 
 
 def names_of(weights: Sequence[Path | str]) -> list[str]:
-    """Names in a table: stems, and where these are the same with a number."""
+    """Names in a table: stems, with numbers where these are the same."""
     stems = [Path(name).stem for name in weights]
     counts, seen = collections.Counter(stems), collections.Counter[str]()
     names = []
@@ -57,3 +75,6 @@ def names_of(weights: Sequence[Path | str]) -> list[str]:
         seen[stem] += 1
         names.append(stem if counts[stem] == 1 else f"{stem}-{seen[stem]}")
     return names
+
+
+_ENCODER = "encoder.onnx"
