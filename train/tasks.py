@@ -13,7 +13,8 @@ import numpy as np
 from repvit_sam_jax import Sam, SamPredictor
 from repvit_sam_jax.evals import run
 from repvit_sam_jax.evals.segmenters import Segmenter
-from repvit_sam_jax.evals.tasks import Task, find_data, open_task
+from repvit_sam_jax.evals.tasks import find_data, open_task
+from repvit_sam_jax.evals.tasks.protocol import Task
 from repvit_sam_jax.weights import reparam
 
 from .evaluation import LeftError, gathered

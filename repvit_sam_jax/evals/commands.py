@@ -20,7 +20,7 @@ from .tasks import TASKS, find_data
 
 if TYPE_CHECKING:
     from .result import Result
-    from .tasks import Subject
+    from .tasks.protocol import Subject
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from PIL import Image, ImageDraw
 
 from ..files import write_atomically
-from .tasks import Picture
+from .tasks.protocol import Picture
 
 HEIGHT, GAP = 240, 6
 """Pixels of a panel's height, and between panels."""

@@ -21,7 +21,7 @@ from ..inference.photos import read_ahead
 from ..parts import Parts
 from . import pictures
 from .result import Result, hardware, versions
-from .tasks import Subject, Task
+from .tasks.protocol import Subject, Task
 
 WAITING = 2
 """Answers that wait for each process, at most."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
-_TINT = np.array([30, 144, 255])
+from . import colours
+from .masks import box_of
+
 _FOREGROUND, _BACKGROUND, _BOX = (60, 220, 90), (235, 60, 60), (255, 210, 0)
+_FINER = 4
+"""Points are drawn so many times larger, and made smaller again."""
 
 
 def draw_overlay(
@@ -20,6 +23,7 @@ def draw_overlay(
     point_labels: Sequence[int] = (),
     box: Sequence[float] | None = None,
     caption: str = "",
+    opacity: float = 0.5,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The photo with the mask tinted blue and outlined, points (green foreground, red background) and box (yellow).
 
@@ -29,48 +33,112 @@ def draw_overlay(
       point_coords: (x, y) in pixels.
       point_labels: 1 or 0 for each point.
       box: XYXY in pixels.
-      caption: written into a bar at the top, if not empty.
+      caption: written into a bar that is put on top, if not empty; the picture is higher by `caption_height`.
+      opacity: of the tint, from 0 to 1.
 
     Raises:
       ValueError: mask and image differ in size, or the mask is not of booleans.
     """
     _check_mask(mask, image, "the mask")
     canvas = image.astype(np.float32)
-    canvas[mask] = 0.5 * canvas[mask] + 0.5 * _TINT
-    width = max(1, round(max(image.shape[:2]) / 400))
-    canvas[_outline(mask, width)] = 255
+    width = max(1.5, max(image.shape[:2]) / 400)
+    _blend(canvas, mask, np.array(colours.FIRST), opacity, width, np.full(3, 255))
     drawing = Image.fromarray(canvas.round().astype(np.uint8))
-    pen = ImageDraw.Draw(drawing)
     if box is not None:
-        pen.rectangle([float(v) for v in box], outline=_BOX, width=2 * width)
-    radius = 3 * width + 2
+        outline = [float(v) for v in box]
+        ImageDraw.Draw(drawing).rectangle(outline, outline=_BOX, width=2 * round(width))
     for (x, y), label in zip(point_coords, point_labels, strict=True):
-        corners = [x - radius, y - radius, x + radius, y + radius]
-        pen.ellipse(corners, fill=_FOREGROUND if label else _BACKGROUND, outline=(255, 255, 255), width=width)
-    if caption:
-        size = max(11, image.shape[1] // 45)
-        pen.rectangle([0, 0, image.shape[1], size * 1.6], fill=(0, 0, 0))
-        pen.text((size * 0.4, size * 0.2), caption, fill=(255, 255, 255), font_size=size)
-    return np.array(drawing)
+        _draw_point(drawing, x, y, 3 * width + 2, _FOREGROUND if label else _BACKGROUND)
+    return _captioned(drawing, caption) if caption else np.array(drawing)
+
+
+def caption_height(width: int) -> int:
+    """Pixels of the bar over a picture of this width."""
+    return round(1.6 * max(11, width // 45))
+
+
+def _captioned(drawing: Image.Image, caption: str) -> UInt8[np.ndarray, "h w 3"]:
+    size = max(11, drawing.width // 45)
+    bar = Image.new("RGB", (drawing.width, caption_height(drawing.width)))
+    ImageDraw.Draw(bar).text((size * 0.4, size * 0.2), caption, fill=(255, 255, 255), font_size=size)
+    return np.concatenate([np.array(bar), np.array(drawing)])
+
+
+def _draw_point(drawing: Image.Image, x: float, y: float, radius: float, colour: tuple[int, int, int]) -> None:
+    """A disc with a white rim, smooth at its edge."""
+    side = 2 * int(radius + 2) + 1
+    left, top = int(x) - side // 2, int(y) - side // 2
+    patch = drawing.crop((left, top, left + side, top + side))
+    large = patch.resize((side * _FINER, side * _FINER), Image.Resampling.NEAREST)
+    centre, reach = np.array([x - left + 0.5, y - top + 0.5]) * _FINER, radius * _FINER
+    corners = [*(centre - reach), *(centre + reach)]
+    rim = max(1, round(radius / 4)) * _FINER
+    ImageDraw.Draw(large).ellipse(corners, fill=colour, outline=(255, 255, 255), width=rim)
+    drawing.paste(large.resize((side, side), Image.Resampling.BOX), (left, top))
 
 
 def draw_masks(
-    image: UInt8[np.ndarray, "h w 3"], masks: Iterable[Bool[np.ndarray, "h w"]]
+    image: UInt8[np.ndarray, "h w 3"], masks: Iterable[Bool[np.ndarray, "h w"]], opacity: float = 0.5
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The photo with each mask tinted in a colour of its own and outlined; later masks lie over earlier ones.
+
+    Colours are those of `colours.palette`.
 
     Raises:
       ValueError: a mask and the image differ in size, or a mask is not of booleans.
     """
-    canvas = image.astype(np.float32)
-    width = max(1, round(max(image.shape[:2]) / 800))
+    canvas, shown = image.astype(np.float32), colours.palette(colours.MOST).astype(np.float32)
+    width = max(1.5, max(image.shape[:2]) / 800)
     for i, mask in enumerate(masks):
         _check_mask(mask, image, f"mask {i}")
-        # Steps of the golden ratio round the colour wheel keep neighbouring numbers apart.
-        colour = 255 * np.array(colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.8, 1))
-        canvas[mask] = 0.5 * image[mask] + 0.5 * colour
-        canvas[_outline(mask, width)] = colour
+        colour = shown[i % colours.MOST]
+        _blend(canvas, mask, colour, opacity, width, colour, image)
     return canvas.round().astype(np.uint8)
+
+
+def _blend(
+    canvas: Float[np.ndarray, "h w 3"],
+    mask: Bool[np.ndarray, "h w"],
+    tint: Float[np.ndarray, "3"],
+    opacity: float,
+    width: float,
+    line: Float[np.ndarray, "3"],
+    under: UInt8[np.ndarray, "h w 3"] | None = None,
+) -> None:
+    """Tint the mask and draw its outline, both smooth at their edges.
+
+    Args:
+      canvas: what is drawn on.
+      mask: of the same size.
+      tint: colour inside.
+      opacity: its share there.
+      width: of the outline, in pixels, about half of it on either side of the mask's edge.
+      line: colour of the outline.
+      under: what the tint lies over, if not the canvas.
+    """
+    box = box_of(mask)
+    if box is None:
+        return
+    margin = int(width) + 3
+    part = slice(max(box[1] - margin, 0), box[3] + margin + 1), slice(max(box[0] - margin, 0), box[2] + margin + 1)
+    inside = _signed_distance(mask[part])
+    share = np.clip(inside + 0.5, 0, 1)[..., None]
+    base = canvas[part] if under is None else under[part]
+    tinted = (1 - opacity) * base + opacity * tint
+    canvas[part] += share * (tinted - canvas[part])
+    edge = np.clip(width / 2 + 0.5 - np.abs(inside), 0, 1)[..., None]
+    canvas[part] += edge * (line - canvas[part])
+
+
+def _signed_distance(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    """Pixels to the mask's edge, positive inside; stairs are smoothed, and the photo's edge is none."""
+    from scipy import ndimage  # importing it takes as long as all of the library
+
+    if mask.all():
+        return np.full(mask.shape, np.inf)
+    distance = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+    distance -= np.copysign(0.5, distance)
+    return np.clip(ndimage.gaussian_filter(distance, 0.7, mode="nearest"), -1e6, 1e6)
 
 
 def _check_mask(mask: np.ndarray, image: np.ndarray, name: str) -> None:
@@ -78,12 +146,3 @@ def _check_mask(mask: np.ndarray, image: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} has shape {mask.shape}, the image {image.shape[:2]}")
     if mask.dtype != bool:  # numbers would choose rows
         raise ValueError(f"{name} has dtype {mask.dtype}; give booleans, such as mask.astype(bool)")
-
-
-def _outline(mask: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of the mask within `width` of its border, the photo's edge not counting as one."""
-    inner = mask
-    for _ in range(width):
-        padded = np.pad(inner, 1, mode="edge")
-        inner = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner

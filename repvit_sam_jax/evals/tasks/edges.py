@@ -23,7 +23,7 @@ from ...inference.predictor import EmbeddedImage, SamPredictor
 from ...inference.prompts import Prompt
 from ..metrics import edge_nms, edges
 from ..segmenters import Segmenter
-from . import Picture
+from .protocol import Picture
 
 POINTS_PER_SIDE = 16
 NMS = 0.7

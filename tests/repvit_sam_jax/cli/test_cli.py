@@ -16,7 +16,6 @@ from PIL import Image
 import repvit_sam_jax
 from repvit_sam_jax import SamPredictor, __version__, cli, load
 from repvit_sam_jax.cli import common
-from repvit_sam_jax.inference.overlay import draw_masks, draw_overlay
 from tests.helpers.terminal import read, run
 
 
@@ -264,26 +263,6 @@ def test_without_a_compile_cache(weights, photo, tmp_path):
     (line,), hits, misses = run_and_count(*given, "--compile-cache", tmp_path / "file", **environment)
     assert (hits, misses) == (0, 0)
     assert line.startswith(f"warning: compiled programs are not kept in {tmp_path / 'file'}: ")
-
-
-def test_overlay_tints_the_mask_alone():
-    image = np.full((40, 50, 3), 100, np.uint8)
-    mask = np.zeros((40, 50), bool)
-    mask[10:30, 10:30] = True
-    drawn = draw_overlay(image, mask)
-    assert (drawn[~mask] == 100).all()
-    assert (drawn[20, 20] == [65, 122, 178]).all()
-    assert (drawn[10, 15] == 255).all()  # the outline
-    marked = draw_overlay(image, mask, [(5, 5), (45, 35)], [1, 0], (2, 2, 48, 38), caption="hello")
-    assert tuple(marked[35, 45]) == (235, 60, 60)
-    for wrong, message in (
-        (mask[:20], "shape"),
-        (mask.astype(np.uint8), r"uint8; give booleans, such as mask\.astype"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            draw_overlay(image, wrong)
-        with pytest.raises(ValueError, match=f"mask 1 .*{message}"):
-            draw_masks(image, [mask, wrong])
 
 
 @pytest.mark.parametrize("command", ["segment", "everything"])

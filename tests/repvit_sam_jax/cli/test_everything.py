@@ -10,7 +10,6 @@ from PIL import Image
 
 from repvit_sam_jax import SamAutomaticMaskGenerator, cli, load
 from repvit_sam_jax.data.sources import open_source
-from repvit_sam_jax.inference.overlay import draw_masks
 from tests.helpers.terminal import read, run
 
 
@@ -72,18 +71,6 @@ def test_everything_without_a_mask(weights, photo, tmp_path, monkeypatch, capsys
     assert "none of 27 candidates passed: 27 by pred_iou_thresh; lower --pred-iou-thresh (now 99) or --stab" in text
     assert json.loads((tmp_path / "out" / "records.json").read_text())["annotations"] == []
     np.testing.assert_array_equal(read(tmp_path / "out" / "overlay.png"), read(photo))
-
-
-def test_each_mask_has_a_colour():
-    image = np.full((30, 40, 3), 100, np.uint8)
-    masks = np.zeros((2, 30, 40), bool)
-    masks[0, 5:25, 5:25] = True
-    masks[1, 10:20, 15:35] = True
-    drawn = draw_masks(image, masks)
-    assert (drawn[~masks.any(0)] == 100).all()
-    assert len({tuple(drawn[15, x]) for x in (10, 20, 30)}) == 2
-    with pytest.raises(ValueError, match="mask 0 has shape"):
-        draw_masks(image, masks[:, :20])
 
 
 @pytest.fixture
