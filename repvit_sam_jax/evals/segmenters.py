@@ -21,7 +21,7 @@ class Segmenter:
     predictor: SamPredictor
     """Encodes a photo once, then turns prompts to masks."""
     about: dict[str, Any]
-    """As JSON can hold it: `weights`, their `sha256`, `model`, `dtype` and `runtime`."""
+    """As JSON can hold it: `weights`, their `sha256`, `model`, `dtype`, `runtime` and `generator_defaults`."""
 
 
 def open_segmenter(weights: Path | str, dtype: Dtype = "float32", name: str | None = None) -> Segmenter:
@@ -43,8 +43,9 @@ def open_segmenter(weights: Path | str, dtype: Dtype = "float32", name: str | No
         predictor = SamPredictor(*load(found, dtype=dtype))
         files = [found] if found.is_file() else sorted(found.glob("*.safetensors")) + sorted(found.glob("*.bin"))
         digest, runtime = sha256_of(files), "jax"
-    about = {"weights": str(weights), "sha256": digest, "model": predictor.config.name}
+    about: dict[str, Any] = {"weights": str(weights), "sha256": digest, "model": predictor.config.name}
     about |= {"dtype": predictor.backend.dtype, "runtime": runtime}
+    about["generator_defaults"] = dataclasses.asdict(predictor.config.generator_defaults)
     return Segmenter(path.stem if name is None else name, predictor, about)
 
 
