@@ -246,23 +246,24 @@ def test_boxes_are_suppressed_as_saa_does_it():
         boxes, scores = anomalies.suppress(found, case["max_area"], case["filter"])
         np.testing.assert_array_equal(boxes, case["kept_boxes"])
         np.testing.assert_allclose(scores, case["logits"])
-    # The largest box of the object is under half of the photo: so are boxes of defects, in pixels of 200 x 100.
-    objects = anomalies.Detections(np.array([[0.5, 0.5, 0.7, 0.7]]), np.array([[0, 0.3]]), ["", "carpet"])
-    boxes, scores = anomalies.detections(objects, [(found, "carpet")] * 2, 1.0, (100, 200))
-    kept = np.array(golden["cases"][1]["kept_boxes"])
-    assert (kept[:, 2] * kept[:, 3] < 0.49).all()
+    # The larger box of the object has an area of 0.4, of which 0.5 are 0.2; boxes are in pixels of 200 x 100.
+    areas = np.array([[0.5, 0.5, 0.1, 0.1], [0.5, 0.5, 0.8, 0.5]])
+    objects = anomalies.Detections(areas, np.array([[0, 0.3]] * 2), ["", "carpet"])
+    boxes, scores = anomalies.detections(objects, [(found, "carpet")] * 2, 0.5, (100, 200))
+    kept = np.array(golden["cases"][2]["kept_boxes"])
     x, y, width, height = kept.T
     corners = np.stack(
         [200 * (x - width / 2), 100 * (y - height / 2), 200 * (x + width / 2), 100 * (y + height / 2)], 1
     )
     np.testing.assert_allclose(boxes, np.tile(corners, (2, 1)), rtol=1e-6)
-    np.testing.assert_allclose(scores, golden["cases"][1]["logits"] * 2)
+    np.testing.assert_allclose(scores, golden["cases"][2]["logits"] * 2)
     none = anomalies.Detections(np.zeros((0, 4)), np.zeros((0, 2)), ["", "carpet"])
     boxes, scores = anomalies.detections(none, [(none, "carpet")], 1.0, (100, 200))
     assert boxes.shape == (0, 4)
     assert scores.shape == (0,)
 
 
-def test_pieces_of_words_are_put_together():
-    found = anomalies.Detections(np.full((1, 4), 0.1), np.full((1, 3), 0.5), ["", "zip", "##per"])
+def test_pieces_of_words_are_put_together_and_the_first_token_is_none():
+    found = anomalies.Detections(np.full((1, 4), 0.1), np.full((1, 3), 0.5), ["[CLS]", "zip", "##per"])
     assert not len(anomalies.suppress(found, 1, "zipper")[0])
+    assert len(anomalies.suppress(found, 1, "CLS")[0])
