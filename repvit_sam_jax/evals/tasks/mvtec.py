@@ -8,8 +8,8 @@ classes. A photo without a box has a map of zeros.
 Deliberate differences: maps are kept in float32, so that what is equal but for float64's rounding is one threshold; on
 photos that are not square, which the data set has none of, good ones have a truth of their own size.
 
-A photo's record is its map, compressed, and its truth as COCO's RLE, some 10 to 20 KB, so that a class is put together
-when all is done: 83 to 167 maps, about 1 GB of memory for the largest class.
+A photo's record is its map, compressed, and its truth as COCO's RLE, 10 KB or more, so that a class is put together
+when all is done: 83 to 167 maps, 1.3 GB of memory for the largest class.
 """
 
 from __future__ import annotations
