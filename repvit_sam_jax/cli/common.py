@@ -53,6 +53,23 @@ def use_compile_cache(folder: str | None) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+def read_numbers(text: str, flag: str, counts: tuple[int, ...]) -> list[float]:
+    """Comma-separated numbers. Raises ValueError, naming the flag, for anything else."""
+    form = "X1,Y1,X2,Y2" if counts == (4,) else "X,Y or X,Y,LABEL"
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{flag} {text}: expected {form}") from error
+    if len(values) not in counts:
+        raise ValueError(f"{flag} {text}: expected {form}")
+    return values
+
+
+def is_same_file(a: Path, b: Path) -> bool:
+    """Also where names differ in case alone, or by a hard link."""
+    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
+
+
 def save_picture(pixels: np.ndarray, path: Path) -> None:
     """Write a PNG, all or nothing."""
     from PIL import Image

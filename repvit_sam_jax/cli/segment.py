@@ -14,7 +14,17 @@ import tyro
 
 from ..config import Dtype
 from ..files import check_new_file, check_new_folder
-from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
+from .common import (
+    COMPILE_CACHE,
+    Stopwatch,
+    is_same_file,
+    load_segmenter,
+    read_numbers,
+    save_picture,
+    setting,
+    size_of,
+    use_compile_cache,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,8 +76,8 @@ def segment(
       compile_cache: Folder that keeps compiled programs for the next run; None keeps none.
       as_json: Print the result as JSON.
     """
-    points = [_numbers(text, "--point", (2, 3)) for text in point]
-    corners = None if box is None else _numbers(box, "--box", (4,))
+    points = [read_numbers(text, "--point", (2, 3)) for text in point]
+    corners = None if box is None else read_numbers(box, "--box", (4,))
     labels = [p[2] if len(p) == 3 else 1.0 for p in points]
     if any(label not in (0, 1) for label in labels):
         raise ValueError("labels of --point are 1 (foreground) or 0 (background)")
@@ -248,29 +258,12 @@ def _report_folder(folder: Path, out: Path, overlay: Path | None, result: dict[s
     return "\n".join(lines)
 
 
-def _numbers(text: str, flag: str, counts: tuple[int, ...]) -> list[float]:
-    """Comma-separated numbers. Raises ValueError, naming the flag, for anything else."""
-    form = "X1,Y1,X2,Y2" if counts == (4,) else "X,Y or X,Y,LABEL"
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"{flag} {text}: expected {form}") from error
-    if len(values) not in counts:
-        raise ValueError(f"{flag} {text}: expected {form}")
-    return values
-
-
 def _check_pictures(photo: Path, out: Path, overlay: Path | None, overwrite: bool) -> None:
-    if any(_same_file(*pair) for pair in itertools.combinations(filter(None, (photo, out, overlay)), 2)):
+    if any(is_same_file(*pair) for pair in itertools.combinations(filter(None, (photo, out, overlay)), 2)):
         raise ValueError("photo, --out and --overlay must be different files")
     check_new_file(out, "--out", [".png"], overwrite)
     if overlay is not None:
         check_new_file(overlay, "--overlay", [".png"], overwrite)
-
-
-def _same_file(a: Path, b: Path) -> bool:
-    """Also where names differ in case alone, or by a hard link."""
-    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
 
 
 def _check_folders(out: Path, overlay: Path | None) -> None:

@@ -22,7 +22,7 @@ class Segmenter:
     predictor: SamPredictor
     """Encodes a photo once, then turns prompts to masks."""
     about: dict[str, Any]
-    """As JSON can hold it: `weights`, their `sha256`, `model`, `dtype` and `runtime`."""
+    """As JSON can hold it: `weights`, their `sha256`, `model`, `dtype`, `runtime` and `generator_defaults`."""
 
 
 def find_segmenter(weights: Path | str) -> Path:
@@ -61,8 +61,9 @@ def open_segmenter(weights: Path | str, dtype: Dtype = "float32", name: str | No
         predictor = SamPredictor(*load(found, dtype=dtype))
         parts = (*found.glob("*.safetensors"), *found.glob("*.bin")) if found.is_dir() else (found,)
         files, runtime = sorted(parts), "jax"
-    about = {"weights": str(weights), "sha256": sha256_of(files), "model": predictor.config.name}
+    about: dict[str, Any] = {"weights": str(weights), "sha256": sha256_of(files), "model": predictor.config.name}
     about |= {"dtype": predictor.backend.dtype, "runtime": runtime}
+    about["generator_defaults"] = dataclasses.asdict(predictor.config.generator_defaults)
     return Segmenter(Path(weights).stem if name is None else name, predictor, about)
 
 

@@ -118,7 +118,7 @@ def test_module_and_help():
     ("arguments", "code"),
     [
         (["--help"], 0),
-        *(([name, "--help"], 0) for name in ("segment", "convert", "export", "train", "eval")),
+        *(([name, "--help"], 0) for name in ("segment", "compare", "convert", "export", "train", "eval")),
         (["segment"], 2),
         (["segment", "photo.png"], 1),
         (["segments"], 2),
@@ -162,7 +162,7 @@ print(json.dumps([events["cache_hits"], events["cache_misses"]]), file=sys.stder
     return noise, *json.loads(counts)
 
 
-@pytest.mark.parametrize("command", ["segment", "segment a folder", "everything", "classify"])
+@pytest.mark.parametrize("command", ["segment", "segment a folder", "everything", "compare", "classify"])
 @pytest.mark.parametrize(
     ("flag", "of_jax", "expected"),
     [
@@ -194,6 +194,7 @@ def test_where_compiled_programs_are_kept(photo, monkeypatch, capsys, command, f
         "segment": ["photo.png", "--point", "3,4"],
         "segment a folder": [".", "--point", "3,4"],
         "everything": ["photo.png", "--out", "out"],
+        "compare": ["photo.png", "--point", "3,4"],
         "classify": ["photo.png", "--weights", "weights.safetensors"],
     }
     monkeypatch.setattr(sys, "argv", ["repvit-sam", name, *given[command], *flag])

@@ -1,0 +1,1 @@
+"""What evaluations start from besides their data: other models' boxes, tracks and saliency, read and checked."""
