@@ -9,7 +9,7 @@ Deliberate differences: maps are kept in float32, so that what is equal but for 
 photos that are not square, which the data set has none of, good ones have a truth of their own size.
 
 A photo's record is its map, compressed, and its truth as COCO's RLE, 10 KB or more, so that a class is put together
-when all is done: 83 to 167 maps, 1.3 GB of memory for the largest class.
+when all is done: up to 167 maps, 1.3 GB of memory.
 """
 
 from __future__ import annotations
