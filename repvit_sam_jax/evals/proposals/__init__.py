@@ -1,0 +1,1 @@
+"""Where segmenters are told to look: boxes and tracks that other models found."""
