@@ -23,7 +23,16 @@ def _rows(*values: Sequence[float]) -> dict[str, Sequence[float]]:
     return dict(zip(("ViT-H", "ViT-B", "MobileSAM", "RepViT-SAM"), values, strict=True))
 
 
-_SIZES = {"all": "all", "small": "small", "medium": "medium", "large": "large"}
+_PROMPTED = {
+    **{
+        f"{kind}, {choice}": f"{kind} {choice}{over}"
+        for kinds, over in ((("box", "1 click", "3 clicks", "5 clicks"), " all"), (("NoC@85", "NoC@90"), ""))
+        for kind in kinds
+        for choice in ("single", "best")
+    },
+    "AP": "AP",
+}
+"""Mean IoUs, and numbers of clicks; nothing is published of RepViT-SAM."""
 
 TABLES = {
     "edges": Table(
@@ -47,7 +56,7 @@ TABLES = {
     "uvo": Table({"AR100": "AR100"}, 100, paper=_rows((28.8,), (19.1,), (22.7,), (25.3,))),
     "duts": Table({"MAE": "MAE"}, digits=3, paper=_rows((0.046,), (0.121,), (0.147,), (0.066,))),
     "mvtec": Table({"max F1": "max F1"}, 100, 2, paper=_rows((37.65,), (36.62,), (36.44,), (37.96,))),
-    "prompted": Table({}),
-    "lvis": Table({}),
+    "prompted": Table(_PROMPTED, digits=3),
+    "lvis": Table(_PROMPTED, digits=3),
 }
 """Rows are those of THU-MIG/RepViT's page of RepViT-SAM; a table without columns shows all numbers."""
