@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -190,15 +191,15 @@ def _click(
         ]
         for choice in CHOICES
     }
-    while True:
-        waiting = []
-        for choice, three in CHOICES.items():
-            for photo, of_photo in zip(embedded, chains[choice], strict=True):
-                if going := [chain for chain in of_photo if chain.goes_on]:
-                    prompts = [Prompt(chain.points, chain.labels) for chain in going]
-                    waiting.append((going, predictor.dispatch(photo, prompts, multimask_output=three)))
-        if not waiting:
-            return chains
-        for going, dispatched in waiting:
-            for chain, found in zip(going, coco.fetch(predictor, dispatched)[0], strict=True):
-                chain.answer(found)
+    with ThreadPoolExecutor() as pool:  # distances to a boundary are computed beside Python
+        while True:
+            waiting = []
+            for choice, three in CHOICES.items():
+                for photo, of_photo in zip(embedded, chains[choice], strict=True):
+                    if going := [chain for chain in of_photo if chain.goes_on]:
+                        prompts = [Prompt(chain.points, chain.labels) for chain in going]
+                        waiting.append((going, predictor.dispatch(photo, prompts, multimask_output=three)))
+            if not waiting:
+                return chains
+            for going, dispatched in waiting:
+                list(pool.map(clicks.Chain.answer, going, coco.fetch(predictor, dispatched)[0]))

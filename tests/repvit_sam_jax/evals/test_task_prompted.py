@@ -71,22 +71,35 @@ def test_sizes_are_those_of_the_annotations(tmp_path):
     )
 
 
-def test_each_choice_of_the_mask_has_clicks_of_its_own(data):
+def test_each_choice_of_the_mask_has_clicks_of_its_own(data, tmp_path):
     """The single mask is right at once; the best of three is but the lower half, whatever is clicked."""
     segmenter = colour_segmenter()
     segmenter.predictor.backend.IOUS = (0.3, 0.5, 0.25)
-    task = open_task("prompted", data)
+    task = open_task("prompted", data, coco.write_json(tmp_path / "boxes.json", coco.boxes()))
     item = task.load("000000000139.jpg")
     (answer,) = task.segment(segmenter, [item])
     assert answer.record["clicks"]["single"] == [[1.0]] * 3
     assert answer.record["box"]["single"] == [1.0] * 3
-    for mask, box, after in zip(
-        coco.masks_of(139), answer.record["box"]["best"], answer.record["clicks"]["best"], strict=True
-    ):
+    found = (answer.record["box"]["best"], answer.record["clicks"]["best"], answer.record["results"])
+    for mask, box, after, of_box in zip(coco.masks_of(139), *found, strict=True):
         rows = np.flatnonzero(mask.any(1))
         half = mask & (np.arange(48)[:, None] >= rows.mean())
         assert after == pytest.approx([overlap(mask, half)] * 20)
         assert box == pytest.approx(overlap(mask, half))
+        assert of_box["segmentation"] == rle.counts_to_coco(rle.mask_to_counts(half), (48, 64))
+
+
+def test_numbers_after_clicks_are_those_of_their_count(data):
+    """A chain that ended before is as good as at its end."""
+    task = open_task("prompted", data)
+    values = {choice: [[0.1, 0.2, 0.3, 0.86, 0.5, 0.95], [1.0]] for choice in ("single", "best")}
+    values["best"] = [[0.5] * 20, [0.0, 0.9, 0.1, 0.1, 0.2]]
+    record = {"areas": [5.0, 6.0], "left_out": 0, "box": {"single": [0.2, 0.4], "best": [1.0, 0.0]}, "clicks": values}
+    numbers, _ = task.summarise({"000000000139.jpg": record})
+    means = [numbers[f"{count} {choice} all"] for choice in values for count in ("1 click", "3 clicks", "5 clicks")]
+    assert means == pytest.approx([0.55, 0.65, 0.75, 0.25, 0.3, 0.35])
+    needed = [numbers[f"NoC@{target} {choice}"] for choice in values for target in (85, 90)]
+    assert needed == [(4 + 1) / 2, (6 + 1) / 2, (20 + 2) / 2, (20 + 2) / 2]
 
 
 def test_a_photo_alone_and_in_a_group_has_the_same_record(data, tmp_path):
@@ -152,11 +165,8 @@ def test_federated_precision_is_that_of_plain_loops(seed):
         for kind in rng.integers(0, 4, 6).tolist():
             x, y = rng.integers(0, 30, 2)
             w, h = rng.integers(15, 50, 2)
-            for entries, moved in (
-                (objects, 0),
-                (found, 1),
-                (found, int(rng.integers(3, 20))),
-            ):  # perhaps beyond the end
+            far = int(rng.integers(3, 50))  # perhaps beyond the end
+            for entries, moved in ((objects, 0), (found, 1), (found, far)):
                 mask = np.zeros((60, 80), bool)
                 mask[y : y + h, x + moved : x + w] = True
                 segmentation = rle.counts_to_coco(rle.mask_to_counts(mask), (60, 80))
