@@ -17,13 +17,17 @@ class Table:
     digits: int = 1
     paper: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     """Published rows, as they are printed."""
+    by_size: Sequence[str] = ()
+    """Names of numbers that there are of all, small, medium and large objects, shown in a table of their own."""
 
 
 def _rows(*values: Sequence[float]) -> dict[str, Sequence[float]]:
     return dict(zip(("ViT-H", "ViT-B", "MobileSAM", "RepViT-SAM"), values, strict=True))
 
 
-_SIZES = {"all": "all", "small": "small", "medium": "medium", "large": "large"}
+_CHOICES = ("single", "best")
+_NOC = {f"{count}, {choice}": f"{count} {choice}" for count in ("NoC@85", "NoC@90") for choice in _CHOICES}
+_PROMPTS = tuple(f"{kind} {choice}" for kind in ("box", "1 click", "3 clicks", "5 clicks") for choice in _CHOICES)
 
 TABLES = {
     "edges": Table(
@@ -47,7 +51,7 @@ TABLES = {
     "uvo": Table({"AR100": "AR100"}, 100, paper=_rows((28.8,), (19.1,), (22.7,), (25.3,))),
     "duts": Table({"MAE": "MAE"}, digits=3, paper=_rows((0.046,), (0.121,), (0.147,), (0.066,))),
     "mvtec": Table({"max F1": "max F1"}, 100, 2, paper=_rows((37.65,), (36.62,), (36.44,), (37.96,))),
-    "prompted": Table({}),
-    "lvis": Table({}),
+    "prompted": Table(_NOC | {"AP": "AP"}, digits=3, by_size=_PROMPTS),
+    "lvis": Table(_NOC | {"AP": "AP"}, digits=3, by_size=_PROMPTS),
 }
-"""Rows are those of THU-MIG/RepViT's page of RepViT-SAM; a table without columns shows all numbers."""
+"""Rows are those of THU-MIG/RepViT's page of RepViT-SAM; of boxes and clicks it publishes nothing."""

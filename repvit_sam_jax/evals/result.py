@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
+from .metrics import SIZES
 from .paper import TABLES
 
 
@@ -76,17 +78,25 @@ def hardware() -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Markdown: a row a model, all of one task, then the paper's."""
-    layout = TABLES[results[0].task]
-    columns = layout.columns or {name: name for name in results[0].numbers}
-    lines = [f"| {results[0].task} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
-    for result in results:
-        values = [layout.scale * result.numbers[name] for name in columns.values()]
-        cells = ["-" if math.isnan(value) else f"{value:.{layout.digits}f}" for value in values]
-        lines.append(f"| {result.name} | {' | '.join(cells)} |")
+    """Markdown: a row a model, all of one task, then the paper's; and numbers by size of the objects, if there are."""
+    task, layout = results[0].task, TABLES[results[0].task]
+    lines = [f"| {task} | {' | '.join(layout.columns)} |", f"|---|{'---:|' * len(layout.columns)}"]
+    lines += [f"| {result.name} | {_cells(result, layout.columns.values())} |" for result in results]
     for name, row in layout.paper.items():
         lines.append(f"| *{name}, published* | {' | '.join(f'*{value:.{layout.digits}f}*' for value in row)} |")
-    shown = ", ".join(f"{count} {what}" for what, count in results[0].counts.items())
-    partial = results[0].data["items"] < results[0].data["of"]
-    note = f"; {results[0].data['items']} of {results[0].data['of']} items: not comparable to published rows" * partial
-    return "\n".join([*lines, "", f"{shown}{note}"])
+    if layout.by_size:
+        sizes = ("all", *SIZES)
+        lines += ["", f"| mean IoU | | {' | '.join(sizes)} |", f"|---|---|{'---:|' * len(sizes)}"]
+        for result, kind in itertools.product(results, layout.by_size):
+            lines.append(f"| {result.name} | {kind} | {_cells(result, [f'{kind} {size}' for size in sizes])} |")
+    first = results[0]
+    shown = ", ".join(f"{count} {what}" for what, count in first.counts.items())
+    if first.data["items"] < first.data["of"]:
+        shown += f"; {first.data['items']} of {first.data['of']} items: not comparable to published rows"
+    return "\n".join([*lines, "", shown])
+
+
+def _cells(result: Result, names: Iterable[str]) -> str:
+    layout = TABLES[result.task]
+    values = [layout.scale * result.numbers[name] for name in names]
+    return " | ".join("-" if math.isnan(value) else f"{value:.{layout.digits}f}" for value in values)

@@ -142,6 +142,20 @@ def test_the_table_has_a_row_a_model_and_the_published_ones(place):
     assert lines[-1] == "5 photos"
 
 
+def test_prompts_have_a_table_by_size():
+    kinds = ("box single", "box best", "1 click single", "1 click best", "3 clicks single", "3 clicks best")
+    kinds += ("5 clicks single", "5 clicks best")
+    numbers = {f"{kind} {size}": i / 10 for i, kind in enumerate(kinds) for size in ("all", "small", "medium")}
+    numbers |= {f"{kind} large": math.nan for kind in kinds} | {"AP": math.nan}
+    numbers |= {f"NoC@{target} {choice}": 20.0 for target in (85, 90) for choice in ("single", "best")}
+    about = {"items": 1, "of": 1}
+    found = result.Result("prompted", "one", numbers, {"objects": 2}, {}, {}, about, {}, {}, "none")
+    lines = result.table([found]).splitlines()
+    assert lines[2] == "| one | 20.000 | 20.000 | 20.000 | 20.000 | - |"
+    assert lines[4] == "| mean IoU | | all | small | medium | large |"
+    assert lines[8] == "| one | 1 click single | 0.200 | 0.200 | 0.200 | - |"
+
+
 def test_pictures_are_kept_of_the_first_items_and_composed(place):
     run.run(Squares(), Subject(), place)
     task = Squares()
