@@ -74,7 +74,7 @@ def test_scores_are_means_and_a_track_that_is_lost_once_comes_last(data, proposa
     assert task.score(answer)["results"][0]["score"] == task_module.LAST
     found = measure(data, proposals, tmp_path)
     overlap = (LABELS["-zoo"][[0, 1, 3, 4]] == 1).sum() / (LABELS["-zoo"] == 1).sum()
-    assert found.numbers["AR100"] == pytest.approx(np.mean([1] * 4 + [np.mean(THRESHOLDS <= overlap)]))
+    assert found.numbers["AR100"] == pytest.approx(np.mean([1] * 4 + [np.mean(overlap >= THRESHOLDS)]))
 
 
 def test_masks_of_low_predicted_iou_are_empty_and_the_first_tracks_count(data, proposals, monkeypatch):
