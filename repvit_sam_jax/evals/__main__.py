@@ -99,6 +99,7 @@ def _table(result: dict[str, Any]) -> str:
 
 app.command(name="edges")(commands.edges)
 app.command(name="all")(commands.everything)
+app.command(name="tracks")(commands.tracks)
 for _task in TASKS:
     if _task != "edges":
         app.command(name=_task)(commands.of(_task))

@@ -15,7 +15,7 @@ import tyro
 
 from ..config import Dtype
 from ..files import write_atomically
-from ..terminal import require
+from ..terminal import counted, require
 from .tasks import TASKS, find_data
 
 if TYPE_CHECKING:
@@ -77,6 +77,27 @@ def of(task: str) -> Callable[..., None]:
       options: What all tasks take.
     """
     return command
+
+
+def tracks(
+    *,
+    folder: Annotated[Path, tyro.conf.arg(name="from")],
+    out: Path,
+    positives: int = 16,
+    points: int | None = None,
+) -> None:
+    """Tracks of videos, from a tracker's files to the one that `davis` and `uvo` take as proposals.
+
+    Args:
+      folder: Holds VIDEO.npz for each video, with `size` (height, width) and SAM-PT's `trajectories` and
+        `visibilities`, or CoTracker's `tracks` and `visibility`.
+      out: The file, .npz.
+      positives: Points of each object that are on it, the first ones.
+      points: Points of each object, which CoTracker's form does not say; as many as positives if not given.
+    """
+    from .proposals.tracks import convert
+
+    print(f"{counted(convert(folder, out, positives, points), 'video')} in {out}")
 
 
 def everything(*, data_root: Path, options: Common = Options()) -> None:

@@ -107,11 +107,21 @@ class Upscaler:
     from those of `postprocess_masks` by float32 rounding. Memory is a boolean mask and a strip of logits.
     """
 
-    def __init__(self, size: tuple[int, int], image_size: int, low_res_size: int) -> None:
-        """Args: `size` (height, width) of the crop, `image_size` S, `low_res_size` S/4, all in pixels."""
+    def __init__(
+        self, size: tuple[int, int], image_size: int, low_res_size: int, larger: tuple[int, int] | None = None
+    ) -> None:
+        """From low-res logits to those of a crop, in pixels.
+
+        Args:
+          size: (height, width) of the crop.
+          image_size: S.
+          low_res_size: S/4.
+          larger: size that the crop's logits are resized to, bilinearly again, if it was made of a larger photo.
+        """
         resized = transforms.resized_shape(*size, image_size)
         self._rows, self._columns = (
-            _compose(low_res_size, image_size, part, whole) for part, whole in zip(resized, size, strict=True)
+            _compose(low_res_size, (low_res_size, image_size), (part, whole), (whole, last))
+            for part, whole, last in zip(resized, size, larger or size, strict=True)
         )
 
     def __call__(self, logits: Float[np.ndarray, "s s"], threshold: float, offset: float) -> UpscaledMask:
@@ -156,15 +166,15 @@ class _Strip:
     weights: Float[np.ndarray, "n k"]
 
 
-def _compose(low_res_size: int, square: int, part: int, whole: int) -> tuple[_Strip, ...]:
-    """From `low_res_size` to `square` values, of which the first `part` become `whole`."""
+def _compose(low_res_size: int, *steps: tuple[int, int]) -> tuple[_Strip, ...]:
+    """From `low_res_size` values through resizes, each from so many of the first values to another number."""
     matrix = np.eye(low_res_size)
-    for size, new_size in ((low_res_size, square), (part, whole)):
+    for size, new_size in steps:
         low, high, weight = transforms._bilinear_taps(size, new_size)
         upper = weight[:, None].astype(np.float64)
         matrix = matrix[low] * (1 - upper) + matrix[high] * upper
     strips = []
-    for start in range(0, whole, _STRIP):
+    for start in range(0, len(matrix), _STRIP):
         rows = matrix[start : start + _STRIP]
         used = np.flatnonzero(rows.any(0))
         first, last = int(used[0]), int(used[-1]) + 1

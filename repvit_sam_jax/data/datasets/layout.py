@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +74,15 @@ def read_gray(path: Path) -> UInt8[np.ndarray, "h w"]:
             return np.array(opened.convert("L"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be read as a picture: {error}") from error
+
+
+def check_sizes(paths: Iterable[Path], size: tuple[int, int]) -> None:
+    """Raises ValueError, which names it, unless each picture has this size, (height, width); pixels are not read."""
+    for path in paths:
+        try:
+            with Image.open(path) as opened:
+                found = opened.height, opened.width
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f"{path} can't be read as a picture: {error}") from error
+        if found != size:
+            raise ValueError(f"{path} has {found[1]} x {found[0]} pixels, expected {size[1]} x {size[0]}")

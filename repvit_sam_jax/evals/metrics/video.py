@@ -7,7 +7,7 @@ background, and the mean is over the objects of all sequences.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -85,22 +85,26 @@ def sequence_scores(prediction: Labels, truth: Labels) -> tuple[Float[np.ndarray
     return scores[..., 0], scores[..., 1]
 
 
-def davis(sequences: Mapping[str, tuple[Labels, Labels]]) -> dict[str, float]:
-    """The measures of a set: `J&F-Mean`, and `Mean`, `Recall` and `Decay` of J and of F.
+Statistics = dict[str, list[tuple[float, float, float]]]
+"""`J` and `F`: mean, recall and decay of each object."""
 
-    Args:
-      sequences: name -> (prediction, truth), as `sequence_scores` takes them.
+
+def objects(prediction: Labels, truth: Labels) -> Statistics:
+    """The measures of a sequence's objects. Raises ValueError as `sequence_scores`."""
+    scores = zip("JF", sequence_scores(prediction, truth), strict=True)
+    return {measure: [statistics(of_object) for of_object in values] for measure, values in scores}
+
+
+def summarise(sequences: Iterable[Statistics]) -> dict[str, float]:
+    """The measures of a set: `J&F-Mean`, and `Mean`, `Recall` and `Decay` of J and of F, over all objects.
 
     Raises:
-      ValueError: as `sequence_scores`, naming the sequence; or there is no object at all.
+      ValueError: there is no object at all.
     """
     columns: dict[str, list[Sequence[float]]] = {"J": [], "F": []}
-    for name, (prediction, truth) in sequences.items():
-        try:
-            for measure, values in zip("JF", sequence_scores(prediction, truth), strict=True):
-                columns[measure] += [statistics(of_object) for of_object in values]
-        except ValueError as error:
-            raise ValueError(f"sequence {name}: {error}") from error
+    for sequence in sequences:
+        for measure, column in columns.items():
+            column += sequence[measure]
     if not columns["J"]:
         raise ValueError("there is no object to evaluate")
     means = {measure: np.mean(rows, axis=0) for measure, rows in columns.items()}
@@ -108,3 +112,18 @@ def davis(sequences: Mapping[str, tuple[Labels, Labels]]) -> dict[str, float]:
     for measure, values in means.items():
         result |= {f"{measure}-{n}": float(v) for n, v in zip(("Mean", "Recall", "Decay"), values, strict=True)}
     return result
+
+
+def davis(sequences: Mapping[str, tuple[Labels, Labels]]) -> dict[str, float]:
+    """`summarise` of sequences, name -> (prediction, truth), as `sequence_scores` takes them.
+
+    Raises:
+      ValueError: as `sequence_scores`, naming the sequence; or there is no object at all.
+    """
+    measured = []
+    for name, (prediction, truth) in sequences.items():
+        try:
+            measured.append(objects(prediction, truth))
+        except ValueError as error:
+            raise ValueError(f"sequence {name}: {error}") from error
+    return summarise(measured)

@@ -28,7 +28,7 @@ FOLDERS = {
     "coco": ("coco", "COCO"),
     "seginw": ("seginw", "SegInW"),
     "davis": ("DAVIS", "DAVIS-2017", "davis2017"),
-    "uvo": ("UVO", "uvo"),
+    "uvo": ("UVOv1.0", "UVO"),
     "duts": ("DUTS-TE", "DUTS"),
     "mvtec": ("mvtec", "MVTec-AD", "mvtec_anomaly_detection"),
     "prompted": ("coco", "COCO"),

@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from repvit_sam_jax.evals import segmenters
 from repvit_sam_jax.evals.__main__ import main
+from repvit_sam_jax.evals.proposals import tracks
 from repvit_sam_jax.evals.segmenters import find_segmenter, names_of, open_segmenter
 from repvit_sam_jax.weights.loading import DEMO
-from tests.helpers.miniatures import bsds, colour_segmenter
+from tests.helpers.miniatures import bsds, coco, colour_segmenter, davis, duts, mvtec, uvo, videos
 
 
 @pytest.fixture
@@ -50,6 +52,46 @@ def test_all_says_what_is_not_there(known, tmp_path, capsys):
     assert found.out.startswith("| edges | ODS | OIS | AP |\n|---|---:|---:|---:|\n| exact |")
     assert "davis: not measured, there is no folder of its data" in found.err
     assert f"duts: not measured, {tmp_path / 'DUTS-TE'} is not" in found.err
+
+
+NAMED = {
+    "edges": "ODS",
+    "coco": "AP",
+    "seginw": "mean AP",
+    "davis": "J&F-Mean",
+    "uvo": "AR100",
+    "duts": "F1",
+    "mvtec": "max F1",
+    "prompted": "box single all",
+    "lvis": "box best all",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*classes:UserWarning", "ignore:.*sets.*:UserWarning")
+def test_all_measures_every_task(known, tmp_path, capsys):
+    """The first item of each data set, in its layout, with a segmenter that knows the objects."""
+    root, proposals = tmp_path / "root", tmp_path / "root/proposals"
+    proposals.mkdir(parents=True)
+    bsds.write(root, photos=1)
+    for write in (coco.write, coco.write_lvis, coco.write_seginw, duts.write, mvtec.write):
+        write(root)
+    moving = {"one": videos.moving(0, 4)}
+    davis.write(root, moving)
+    uvo.write(root, moving)
+    for name in ("coco", "prompted"):
+        coco.write_json(proposals / f"{name}.json", coco.boxes())
+    coco.write_json(proposals / "seginw.json", coco.seginw_boxes())
+    for name in ("davis", "uvo"):
+        tracks.write(proposals / f"{name}.npz", [("one", videos.follow(moving["one"]))])
+    np.savez(proposals / "mvtec.npz", **mvtec.proposals())
+    given = ["all", "--data-root", str(root), "--weights", "exact", "--limit", "1", "--workers", "0", "--json"]
+    main([*given, "--out", str(tmp_path / "out")])
+    found = capsys.readouterr()
+    assert "not measured" not in found.err
+    numbers = {one["task"]: one["numbers"][NAMED[one["task"]]] for one in json.loads(found.out)}
+    assert list(numbers) == list(NAMED)
+    assert numbers.pop("seginw") == pytest.approx((51 / 101 * 0.5 + 1) / 2, abs=0.02)  # as its own test says
+    assert min(numbers.values()) > 0.9, numbers
 
 
 def test_segmenters_are_found_before_anything_is_measured(tmp_path, capsys):

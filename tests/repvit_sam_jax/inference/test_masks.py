@@ -44,6 +44,16 @@ def test_upscaled_masks_equal_the_two_resizes(rng, size, offset):
         assert masks.runs_to_box(*runs) == box
 
 
+def test_masks_of_a_photo_that_was_made_smaller_are_resized_once_more(rng):
+    logits = rng.normal(size=(32, 32)).astype(np.float32)
+    upscaler = masks.Upscaler((60, 90), 128, 32, (131, 197))
+    small = transforms.postprocess_masks(logits[None], (60, 90), 128)[0]
+    expected = transforms.resize_bilinear(small, 131, 197)
+    np.testing.assert_allclose(upscaler.logits(logits), expected, atol=1e-5)
+    counts = masks.runs_to_counts(*upscaler(logits, 0.1, 0).runs(), (131, 197))
+    np.testing.assert_array_equal(rle.counts_to_mask(counts, (131, 197)), expected > 0.1)
+
+
 def test_stability_score():
     assert masks.UpscaledMask(1, 3, None, 0, 0).stability_score == np.float32(1) / np.float32(3)
     assert np.isnan(masks.UpscaledMask(0, 0, None, 0, 0).stability_score)
