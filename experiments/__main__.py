@@ -50,6 +50,20 @@ def evidence(
     print((out / "table.md").read_text(), end="")
 
 
+@app.command(name="evaluation")
+def evaluation(out: Folder, *, weights: str = "demo") -> None:
+    """Draw what tasks of `repvit-sam eval` find on synthetic scenes.
+
+    Args:
+      out: A folder for scenes, results and pictures.
+      weights: The model's.
+    """
+    from experiments import evaluation as experiment
+
+    for path in experiment.run_all(out, weights):
+        print(f"wrote {path}")
+
+
 @app.command(name="curve")
 def curve(out: Folder, runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     """Draw held-out mIoU by photos seen, of runs that start from each other.
