@@ -75,11 +75,12 @@ def test_a_pixel_is_of_the_object_with_the_largest_logit(data, tmp_path, monkeyp
     """The first frame is given; what is below the background's 0, or of a low predicted IoU, is no object's."""
     logits = np.full((3, 64, 64), -1, np.float32)
     logits[0, :, :32], logits[1, :, :20], logits[1, :, 30:40], logits[2] = 2, 3, 1, 9
+    logits[0, :, :10] = 4
     objects = [sam_pt.Object(k, None, None, logits[k], iou) for k, iou in enumerate((0.7, 0.8, 0.69))]
     monkeypatch.setattr(sam_pt, "frames", lambda *given, first: [sam_pt.Frame(1, None, objects)])
     task = open_task("davis", data, save(tmp_path / "tracks.npz", LABELS))
     (answer,) = task.segment(colour_segmenter(), [task.load("zebra")])
-    assert [answer.labels[1, 24, x] for x in (5, 25, 36, 50)] == [2, 1, 2, 0]
+    assert [answer.labels[1, 24, x] for x in (5, 15, 25, 36, 50)] == [1, 2, 1, 2, 0]
     assert not answer.labels[2:].any()
 
 
