@@ -8,6 +8,7 @@ import pytest
 from repvit_sam_jax import PRESETS, SamPredictor, transforms
 from repvit_sam_jax.evals.proposals import tracks
 from repvit_sam_jax.evals.tasks import sam_pt
+from repvit_sam_jax.inference.predictor import EmbeddedImage
 from repvit_sam_jax.models.prompt_encoder import BOTTOM_RIGHT, NOT_A_POINT, TOP_LEFT
 from tests.helpers.miniatures import videos
 
@@ -126,6 +127,17 @@ def test_all_objects_of_a_frame_go_together(tmp_path):
     assert first == [([1], False)] * 3
     assert second == [([0, 1], True)] * 3
     assert all(kind == ([0, 1, 2, 3], True) for kind in backend.dispatched[2])
+
+
+def test_a_mask_of_one_pixel_is_not_refined():
+    predictor = SamPredictor.over(Recorder())
+    frame = sam_pt.Frame(0, EmbeddedImage(None, (32, 16)), [])
+    logits = np.full((SIDE // 4, SIDE // 4), -80, np.float32)
+    logits[5, 3], logits[4, 3], logits[5, 2] = 10, 5, -60  # above 0 at (13, 21) alone, a quarter from their centres
+    of = sam_pt.Object(0, np.zeros((1, 2)), np.ones(1, int), logits)
+    assert sam_pt._box(predictor, frame, of) is None
+    logits[5, 4] = -60
+    np.testing.assert_allclose(sam_pt._box(predictor, frame, of), np.array([13, 21, 14, 21]) / 2)
 
 
 def test_tracks_of_trackers_become_the_file(tmp_path, rng):

@@ -11,7 +11,7 @@ from repvit_sam_jax.data.datasets.davis import Davis
 from repvit_sam_jax.evals import run
 from repvit_sam_jax.evals.metrics import video
 from repvit_sam_jax.evals.proposals import tracks
-from repvit_sam_jax.evals.tasks import open_task
+from repvit_sam_jax.evals.tasks import open_task, sam_pt
 from tests.helpers.miniatures import colour_segmenter, davis, shifted, videos
 
 LABELS = {"zebra": videos.moving(0, 6), "ant": videos.moving(1, 3, objects=2)}
@@ -69,6 +69,25 @@ def test_masks_that_are_shifted_have_the_overlap_of_shifted_labels(data, tmp_pat
     assert found.numbers["J-Mean"] == pytest.approx(np.mean(expected), abs=1e-12)
     whole = {name: (np.concatenate([of[:1], predicted[name][1:]]), of) for name, of in LABELS.items()}
     assert found.numbers == video.davis(whole)
+
+
+def test_a_pixel_is_of_the_object_with_the_largest_logit(data, tmp_path, monkeypatch):
+    """The first frame is given; what is below the background's 0, or of a low predicted IoU, is no object's."""
+    logits = np.full((3, 64, 64), -1, np.float32)
+    logits[0, :, :32], logits[1, :, :20], logits[1, :, 30:40], logits[2] = 2, 3, 1, 9
+    logits[0, :, :10] = 4
+    objects = [sam_pt.Object(k, None, None, logits[k], iou) for k, iou in enumerate((0.7, 0.8, 0.69))]
+    monkeypatch.setattr(sam_pt, "frames", lambda *given, first: [sam_pt.Frame(1, None, objects)])
+    task = open_task("davis", data, save(tmp_path / "tracks.npz", LABELS))
+    (answer,) = task.segment(colour_segmenter(), [task.load("zebra")])
+    assert [answer.labels[1, 24, x] for x in (5, 15, 25, 36, 50)] == [1, 2, 1, 2, 0]
+    assert not answer.labels[2:].any()
+
+
+def test_the_first_frame_is_the_truth(data, tmp_path):
+    task = open_task("davis", data, save(tmp_path / "tracks.npz", LABELS))
+    (answer,) = task.segment(colour_segmenter(shift=(3, 3)), [task.load("zebra")])
+    np.testing.assert_array_equal(answer.labels[0], LABELS["zebra"][0])
 
 
 def test_void_is_background_and_objects_come_and_go(tmp_path):
