@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .tasks.protocol import Subject
 
 
+SLOW_TO_SCORE = ("edges", "davis", "uvo")
+"""Tasks that by default have a process a core."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What all tasks take."""
@@ -141,7 +145,7 @@ def _measure(
     place = run.Place(data, proposals, options.out / task)
     workers = options.workers
     if workers is None:
-        workers = (os.cpu_count() or 1) if task == "edges" else 0
+        workers = (os.cpu_count() or 1) if task in SLOW_TO_SCORE else 0
     segmenters = (open_segmenter(w, options.dtype, n) for w, n in zip(weights, names[len(others) :], strict=True))
     results = [
         run.run(opened, subject, place, options.limit, workers, options.pictures)
