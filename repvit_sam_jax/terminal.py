@@ -1,13 +1,18 @@
-"""What all commands share: errors in one line, exit codes, and where an extra is missing its name."""
+"""What all commands share: errors in one line, exit codes, names of missing extras, and the cache of programs."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import platformdirs
 
 EXTRAS = {
     "torch": "convert",
@@ -76,6 +81,37 @@ def missing(packages: list[str], extra: str) -> str:
         f"{', '.join(packages)} not installed; this needs an extra: pip install 'repvit-sam-jax[{extra}]' "
         f"(in a checkout: pip install -e '.[{extra}]')"
     )
+
+
+def _default_compile_cache() -> str | None:
+    """JAX's own setting if the environment has it, empty for no cache; else a folder in the user's cache."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if folder is None:
+        return platformdirs.user_cache_dir("repvit-sam", appauthor=False)
+    return folder or None
+
+
+COMPILE_CACHE = _default_compile_cache()
+"""Default of `--compile-cache`."""
+
+
+def use_compile_cache(folder: str | None) -> None:
+    """Let JAX keep compiled programs in the folder, from one run to the next; None keeps none.
+
+    It may be a bucket, such as gs://..., which is JAX's to open. A local folder that can't be written costs a warning
+    on stderr, no more.
+    """
+    import jax
+
+    if folder is not None and "://" not in folder:
+        try:
+            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)  # what it holds will be run
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            print(f"warning: compiled programs are not kept in {folder}: {error}", file=sys.stderr)
+            folder = None
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def counted(number: int, unit: str) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from .common import COMPILE_CACHE, use_compile_cache
+from ..terminal import COMPILE_CACHE, use_compile_cache
 
 
 def classify(

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import platformdirs
 
 from ..config import Dtype
 from ..files import write_atomically
@@ -20,37 +16,6 @@ if TYPE_CHECKING:
     from ..inference.backends import Backend
     from ..models.model import Params
     from ..models.sam import Sam
-
-
-def _default_compile_cache() -> str | None:
-    """JAX's own setting if the environment has it, empty for no cache; else a folder in the user's cache."""
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if folder is None:
-        return platformdirs.user_cache_dir("repvit-sam", appauthor=False)
-    return folder or None
-
-
-COMPILE_CACHE = _default_compile_cache()
-"""Default of `--compile-cache`."""
-
-
-def use_compile_cache(folder: str | None) -> None:
-    """Let JAX keep compiled programs in the folder, from one run to the next; None keeps none.
-
-    It may be a bucket, such as gs://..., which is JAX's to open. A local folder that can't be written costs a warning
-    on stderr, no more.
-    """
-    import jax
-
-    if folder is not None and "://" not in folder:
-        try:
-            Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)  # what it holds will be run
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            print(f"warning: compiled programs are not kept in {folder}: {error}", file=sys.stderr)
-            folder = None
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def read_numbers(text: str, flag: str, counts: tuple[int, ...]) -> list[float]:

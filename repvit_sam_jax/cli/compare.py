@@ -12,8 +12,8 @@ import tyro
 
 from ..config import Dtype
 from ..files import check_new_file, write_atomically
-from ..terminal import counted
-from .common import COMPILE_CACHE, Stopwatch, is_same_file, read_numbers, use_compile_cache
+from ..terminal import COMPILE_CACHE, counted, use_compile_cache
+from .common import Stopwatch, is_same_file, read_numbers
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,7 +15,8 @@ import tyro
 from ..config import Dtype
 from ..files import check_new_folder, new_folder
 from ..parts import Parts, write_json
-from .common import COMPILE_CACHE, Stopwatch, load_segmenter, save_picture, setting, size_of, use_compile_cache
+from ..terminal import COMPILE_CACHE, use_compile_cache
+from .common import Stopwatch, load_segmenter, save_picture, setting, size_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,8 +14,8 @@ import tyro
 
 from ..config import Dtype
 from ..files import check_new_file, check_new_folder
+from ..terminal import COMPILE_CACHE, use_compile_cache
 from .common import (
-    COMPILE_CACHE,
     Stopwatch,
     is_same_file,
     load_segmenter,
@@ -23,7 +23,6 @@ from .common import (
     save_picture,
     setting,
     size_of,
-    use_compile_cache,
 )
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import tyro
 
 from ..config import Dtype
 from ..files import write_atomically
-from ..terminal import counted, require
+from ..terminal import COMPILE_CACHE, counted, require, use_compile_cache
 from .tasks import TASKS, find_data
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ class Options:
     """Items, the first ones, that a picture is drawn of: photo, truth, and each model's answer."""
     dtype: Dtype = "float32"
     """Precision of the arithmetic."""
+    compile_cache: str | None = COMPILE_CACHE
+    """Folder that keeps compiled programs for the next run; None keeps none."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the results as JSON."""
 
@@ -141,6 +143,7 @@ def _measure(
     weights = options.weights or (() if others else ("demo",))
     for given in weights:  # hours before the last one is opened
         find_segmenter(given)
+    use_compile_cache(options.compile_cache)
     names = names_of([*(other.name for other in others), *weights])
     place = run.Place(data, proposals, options.out / task)
     workers = options.workers

@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 import repvit_sam_jax
-from repvit_sam_jax import SamPredictor, __version__, cli, load
-from repvit_sam_jax.cli import common
+from repvit_sam_jax import SamPredictor, __version__, cli, load, terminal
 from tests.helpers.terminal import read, run
 
 
@@ -180,7 +179,9 @@ def test_where_compiled_programs_are_kept(photo, monkeypatch, capsys, command, f
     monkeypatch.setenv("XDG_CACHE_HOME", str(photo.parent / "user"))
     monkeypatch.delenv(CACHE) if of_jax is None else monkeypatch.setenv(CACHE, of_jax)
     monkeypatch.setattr(repvit_sam_jax, "cli", cli)
-    for name in [name for name in sys.modules if name.startswith("repvit_sam_jax.cli")]:
+    monkeypatch.setattr(repvit_sam_jax, "terminal", terminal)
+    afresh_too = ("repvit_sam_jax.cli", "repvit_sam_jax.terminal")
+    for name in [name for name in sys.modules if name.startswith(afresh_too)]:
         monkeypatch.delitem(sys.modules, name)
     asked = []
 
@@ -216,18 +217,18 @@ def jax_settings():
 
 def test_folders_of_compiled_programs(tmp_path, monkeypatch, capsys, jax_settings):
     jax_settings.update("jax_persistent_cache_min_compile_time_secs", 1)
-    common.use_compile_cache(str(tmp_path / "new" / "deep"))
+    terminal.use_compile_cache(str(tmp_path / "new" / "deep"))
     assert jax_settings.jax_compilation_cache_dir == str(tmp_path / "new" / "deep")
     assert jax_settings.jax_persistent_cache_min_compile_time_secs == 0
     assert (tmp_path / "new" / "deep").stat().st_mode & 0o777 == 0o700
     assert list((tmp_path / "new" / "deep").iterdir()) == []
-    common.use_compile_cache(None)
+    terminal.use_compile_cache(None)
     assert jax_settings.jax_compilation_cache_dir is None
     assert capsys.readouterr() == ("", "")
 
     (tmp_path / "file").touch()
     jax_settings.update("jax_compilation_cache_dir", str(tmp_path / "new"))
-    common.use_compile_cache(str(tmp_path / "file"))
+    terminal.use_compile_cache(str(tmp_path / "file"))
     assert jax_settings.jax_compilation_cache_dir is None
     printed, errors = capsys.readouterr()
     (line,) = errors.splitlines()
@@ -306,7 +307,7 @@ def test_an_earlier_mask_stays_when_the_new_one_can_not_be_written(weights, phot
 
 def test_a_cache_in_a_bucket_is_left_to_jax(tmp_path, monkeypatch, jax_settings):
     monkeypatch.chdir(tmp_path)
-    common.use_compile_cache("gs://bucket/cache")
+    terminal.use_compile_cache("gs://bucket/cache")
     assert jax_settings.jax_compilation_cache_dir == "gs://bucket/cache"
     assert not list(tmp_path.iterdir())
 

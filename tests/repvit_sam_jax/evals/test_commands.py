@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from repvit_sam_jax.evals import segmenters
+from repvit_sam_jax.evals import commands, segmenters
 from repvit_sam_jax.evals.__main__ import main
 from repvit_sam_jax.evals.proposals import tracks
 from repvit_sam_jax.evals.segmenters import find_segmenter, names_of, open_segmenter
@@ -20,6 +20,7 @@ def known(monkeypatch):
         "exact": lambda: colour_segmenter(256, name="exact", parts=False),
         "wrong": lambda: colour_segmenter(256, shift=(6, 6), name="wrong", parts=False),
     }
+    monkeypatch.setattr(commands, "use_compile_cache", lambda folder: None)
     monkeypatch.setattr(segmenters, "find_segmenter", lambda weights: made[weights])
     monkeypatch.setattr(segmenters, "open_segmenter", lambda weights, dtype, name: made[weights]())
 
