@@ -89,8 +89,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="matches-without-distances",
         file=f"{_METRICS}/edges.py",
-        old='np.rint(100 * near["v"])',
-        new="np.zeros(len(i))",
+        old='np.rint(100 * near["v"][pairs])',
+        new="np.zeros(len(pairs))",
         tests=(f"{_EDGES}::test_nearer_pixels_match", f"{_EDGES}::test_counts"),
     ),
     Mutant(

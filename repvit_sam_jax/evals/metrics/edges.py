@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
-from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 from scipy.spatial import cKDTree
 
 RADIUS = 0.0075
@@ -22,6 +22,8 @@ RADIUS = 0.0075
 THRESHOLDS = 99
 _UNMATCHED = 100.0
 """What a pixel costs that matches none, in radii."""
+_TOGETHER = 400
+"""Pixels from which on a group is matched by itself."""
 _STEPS = np.linspace(0, 1, 100)
 """Places between two thresholds at which precision and recall are interpolated."""
 
@@ -99,30 +101,65 @@ def _count(edges: Mask, truths: Sequence[Mask], draw: np.random.Generator) -> tu
 def match(a: Mask, b: Mask, draw: np.random.Generator) -> tuple[Mask, Mask]:
     """Which pixels of either map have a partner in the other, one to one, as many and as near as can be.
 
-    An assignment of the pixels of the map that has fewer of them: each goes to one nearby, or stays alone at the price
-    of two pixels, since a pair saves both. Pixels with nothing nearby stay alone anyway, and are left out.
+    Pixels with nothing nearby stay alone, and are left out; groups of others that are not near each other are matched
+    apart, which is faster.
     """
     places = [draw.permutation(np.argwhere(mask)) for mask in (a, b)]
-    found = [np.zeros_like(mask) for mask in (a, b)]
+    found = np.zeros_like(a), np.zeros_like(b)
     radius = RADIUS * np.hypot(*a.shape)
     if not all(map(len, places)):
-        return found[0], found[1]
+        return found
     near = cKDTree(places[0]).sparse_distance_matrix(cKDTree(places[1]), radius, output_type="ndarray")
-    (first, i), (second, j) = (np.unique(near[side], return_inverse=True) for side in "ij")
-    sides = [(first, i), (second, j)]
-    fewer = int(len(second) < len(first))
+    alone = np.rint(100 * _UNMATCHED * radius)
+    for pairs in _apart(near["i"], near["j"]):
+        chosen = _assign(near["i"][pairs], near["j"][pairs], np.rint(100 * near["v"][pairs]), alone)
+        for mask, place, numbers in zip(found, places, chosen, strict=True):
+            mask[tuple(place[numbers].T)] = True
+    return found
+
+
+Numbers = Int[np.ndarray, "n"]
+
+
+def _apart(i: Numbers, j: Numbers) -> list[Numbers]:
+    """Indices of pairs in groups that share no pixel, of `_TOGETHER` pixels of the first map or more."""
+    if not len(i):
+        return []
+    n, m = int(i.max()) + 1, int(j.max()) + 1
+    graph = sparse.csr_array((np.ones(len(i), bool), (i, n + j)), shape=(n + m, n + m))
+    count, labels = connected_components(graph, directed=False)
+    groups = np.cumsum(np.bincount(labels[:n], minlength=count)) // _TOGETHER
+    of_pairs = groups[labels[i]]
+    order = np.argsort(of_pairs, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(of_pairs[order])) + 1)
+
+
+def _assign(
+    i: Numbers, j: Numbers, costs: Float[np.ndarray, "n"], alone: float
+) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "k"]]:
+    """Numbers of the pixels that match, of either map.
+
+    An assignment of the pixels of the map that has fewer of them: each goes to one nearby, or stays alone at the price
+    of two pixels, since a pair saves both.
+
+    Args:
+      i: numbers of pixels in the first map, of pairs that are near each other.
+      j: likewise in the second one.
+      costs: of the pairs.
+      alone: what a pixel costs that matches none.
+    """
+    sides = [np.unique(numbers, return_inverse=True) for numbers in (i, j)]
+    fewer = int(len(sides[1][0]) < len(sides[0][0]))
     (rows, row), (columns, column) = sides[fewer], sides[1 - fewer]
     own = np.arange(len(rows))
-    alone = 2 * np.rint(100 * _UNMATCHED * radius)
     # To SciPy, a weight of 0 is no edge: all are one more, which changes no assignment.
-    weights = 1 + np.concatenate([np.rint(100 * near["v"]), np.full(len(rows), alone)])
+    weights = 1 + np.concatenate([costs, np.full(len(rows), 2 * alone)])
     at = np.concatenate([row, own]).astype(np.int32), np.concatenate([column, len(columns) + own]).astype(np.int32)
     graph = sparse.csr_array((weights, at), shape=(len(rows), len(columns) + len(rows)))
     left, right = min_weight_full_bipartite_matching(graph)
     pairs = right < len(columns)
-    for side, chosen in ((fewer, rows[left[pairs]]), (1 - fewer, columns[right[pairs]])):
-        found[side][tuple(places[side][chosen].T)] = True
-    return found[0], found[1]
+    chosen = rows[left[pairs]], columns[right[pairs]]
+    return (chosen[1], chosen[0]) if fewer else chosen
 
 
 def summarise(photos: Sequence[Counts], count: int = THRESHOLDS) -> dict[str, float]:
