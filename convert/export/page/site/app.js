@@ -229,15 +229,16 @@ export class App {
     this.shown = result;
     this.redraw();
     if (this.hasPhoto && !this.isSearching) this.say("ready", this.sentence());
-    document.body.dataset.kept = String(result !== null && result.prompt === this.prompt);
     this.report();
   }
 
   sentence() {
     if (this.found !== null) return `${counted(this.found.length, "mask")} found.`;
     if (this.shown === null) return this.isEmpty ? "Point at something." : "Background alone is no object: add a point of one.";
-    const iou = this.shown.answer.iou[this.chosen()];
-    return `${this.shown.prompt === this.prompt ? "Kept" : "Click to keep it"}: quality ${percent(iou)} by the model's own estimate.`;
+    const { points, box } = this.prompt;
+    const parts = [...(points.length ? [counted(points.length, "point")] : []), ...(box ? ["a box"] : [])];
+    const what = this.shown.prompt === this.prompt ? `Kept ${parts.join(" and ")}` : "Click to keep it";
+    return `${what}: quality ${percent(this.shown.answer.iou[this.chosen()])} by the model's own estimate.`;
   }
 
   /** Number of the mask that is shown, of the decoder's four. */
@@ -319,9 +320,9 @@ export class App {
     const threshold = this.about.mask_threshold;
     const offset = this.about.generator.stability_score_offset;
     const iou = this.shown?.answer.iou[this.chosen()] ?? 0;
-    const one = () => ({ logits: this.masks()[0], iou, points: this.prompt.points });
-    const all = this.found?.map(({ logits, iou, point }) => ({ logits, iou, points: [point] })) ?? [one()];
-    const saved = all.map(({ logits, iou, points }) => {
+    const one = () => ({ logits: this.masks()[0], iou, prompt: this.shown?.prompt ?? EMPTY });
+    const all = this.found ?? [one()];
+    const saved = all.map(({ logits, iou, prompt }) => {
       const figures = measure(upscaler.part(logits, threshold - offset), threshold, offset);
       const { x1, y1, x2, y2 } = figures?.extent ?? { x1: 0, y1: 0, x2: 0, y2: 0 };
       return {
@@ -330,7 +331,7 @@ export class App {
         bbox: [x1, y1, x2 - x1, y2 - y1],
         iou,
         stability: figures?.stability ?? 0,
-        points: points.map(({ x, y }) => [x, y]),
+        prompt,
       };
     });
     save(toCoco(this.name, size, saved), `${this.stem}_masks.json`);

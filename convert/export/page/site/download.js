@@ -4,7 +4,8 @@ import { toRle } from "./masks.js";
 
 /**
  * @typedef {import("./geometry.js").Size} Size
- * @typedef {{mask: Uint8Array, area: number, bbox: number[], iou: number, stability: number, points: number[][]}} Saved
+ * @typedef {{mask: Uint8Array, area: number, bbox: number[], iou: number, stability: number,
+ *   prompt: import("./geometry.js").Prompt}} Saved
  */
 
 /**
@@ -47,13 +48,13 @@ export function canvasToPng(canvas) {
 }
 
 /**
- * COCO's form: the photo, and SAM's records as annotations, as `repvit-sam everything` writes them.
+ * COCO's form: the photo, and SAM's records as annotations, as `repvit-sam everything` writes them, with the prompts.
  * @param {string} name of the photo
  * @param {Size} size
  * @param {Saved[]} masks
  */
 export function toCoco(name, size, masks) {
-  const annotations = masks.map(({ mask, area, bbox, iou, stability, points }, i) => ({
+  const annotations = masks.map(({ mask, area, bbox, iou, stability, prompt }, i) => ({
     id: i + 1,
     image_id: 1,
     category_id: 1,
@@ -62,7 +63,9 @@ export function toCoco(name, size, masks) {
     area,
     bbox,
     predicted_iou: iou,
-    point_coords: points,
+    point_coords: prompt.points.map(({ x, y }) => [x, y]),
+    point_labels: prompt.points.map(({ label }) => label),
+    prompt_box: prompt.box && [prompt.box.x1, prompt.box.y1, prompt.box.x2, prompt.box.y2],
     stability_score: stability,
     crop_box: [0, 0, size.width, size.height],
   }));

@@ -14,7 +14,7 @@ import { measure, nms, Upscaler } from "./masks.js";
  * @typedef {import("./masks.js").Extent} Extent
  * @typedef {import("./model.js").Model} Model
  * @typedef {{logits: Float32Array, iou: number, stability: number, area: number, extent: Extent,
- *   point: {x: number, y: number}}} Found a mask; extent and area at the picture's size, the point in the photo
+ *   prompt: Prompt}} Found a mask; extent and area at the picture's size
  */
 
 /** Points that are decoded at once. */
@@ -42,7 +42,8 @@ export function grid(perSide, size) {
  * @param {Size} size of the photo
  * @param {Size} picture that the masks are measured on
  * @param {number} perSide points along each side
- * @param {(share: number) => boolean} progress is told the share of points that are done, and says whether to go on
+ * @param {(share: number) => boolean | Promise<boolean>} progress is told the share of points that are done, and says
+ *   whether to go on
  * @returns {Promise<Found[]>} what was found until then
  */
 export async function findEverything(model, size, picture, perSide, progress) {
@@ -57,10 +58,10 @@ export async function findEverything(model, size, picture, perSide, progress) {
     group.forEach((prompt, i) => {
       for (const number of candidates(prompt)) {
         const one = examine(upscaler, decoded[i].masks[number], decoded[i].iou[number], about);
-        if (one !== null) found.push({ ...one, point: { x: prompt.points[0].x, y: prompt.points[0].y } });
+        if (one !== null) found.push({ ...one, prompt });
       }
     });
-    if (!progress(Math.min(1, (start + BATCH) / prompts.length))) break;
+    if (!(await progress(Math.min(1, (start + BATCH) / prompts.length)))) break;
   }
   const boxes = found.map((one) => one.extent);
   return nms(boxes, found.map((one) => one.iou), DUPLICATE).map((i) => found[i]);

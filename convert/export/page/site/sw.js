@@ -18,7 +18,7 @@ worker.addEventListener("fetch", (/** @type {any} */ event) => {
 
 /** @param {Request} request */
 async function isolated(request) {
-  const response = await fetch(request);
+  const response = await fetch(request, { cache: "no-cache" }); // what is there now, whatever a cache has
   if (!response.ok || response.redirected) return response;
   if (request.destination === "document" && !(await response.clone().text()).includes(MARK)) {
     await worker.registration.unregister();

@@ -68,9 +68,12 @@ async function answer(request, progress) {
   }
   stopped = false;
   let last = start;
-  const goOn = (/** @type {number} */ share) => {
-    if (performance.now() - last > 100 || share === 1) progress(share);
-    last = performance.now();
+  const goOn = async (/** @type {number} */ share) => {
+    if (performance.now() - last > 100) {
+      progress(share);
+      last = performance.now();
+    }
+    await new Promise((resolve) => setTimeout(resolve)); // so that a word to stop is heard
     return !stopped;
   };
   const found = await findEverything(model, size, request.picture, request.perSide, goOn);
