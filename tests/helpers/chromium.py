@@ -1,4 +1,4 @@
-"""A page served by `http.server`, in Debian's Chromium without a screen."""
+"""A page served by `http.server`, in Chromium without a screen."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def served(folder: Path) -> Iterator[int]:
 @contextlib.contextmanager
 def chromium(downloads: Path, size: tuple[int, int] = (1280, 900), *arguments: str) -> Iterator[Any]:
     """A driver of Chromium whose downloads lie in a folder; the test is skipped where a part of it is missing."""
-    for program in ("chromium", "chromedriver"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed: apt-get install chromium chromium-driver")
+    browser, helper = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if browser is None or helper is None:
+        pytest.skip("Chromium and its driver are not installed: apt-get install chromium chromium-driver")
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = browser
     window = f"--window-size={size[0]},{size[1]}"
     mapped = f"--host-resolver-rules=MAP {SITE} 127.0.0.1"
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", window, mapped, *arguments):
         options.add_argument(argument)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(options, webdriver.ChromeService(helper))
     try:
         driver.set_script_timeout(120)
         yield driver
