@@ -34,13 +34,22 @@ def served(folder: Path) -> Iterator[int]:
         thread.join()
 
 
-@contextlib.contextmanager
-def chromium(downloads: Path, size: tuple[int, int] = (1280, 900), *arguments: str) -> Iterator[Any]:
-    """A driver of Chromium whose downloads lie in a folder; the test is skipped where a part of it is missing."""
+def require_browser() -> tuple[str, str, Any]:
+    """Chromium, its driver and selenium's module; the test is skipped, with a word, where one is missing."""
     browser, helper = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if browser is None or helper is None:
         pytest.skip("Chromium and its driver are not installed: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
+    return (
+        browser,
+        helper,
+        pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium"),
+    )
+
+
+@contextlib.contextmanager
+def chromium(downloads: Path, size: tuple[int, int] = (1280, 900), *arguments: str) -> Iterator[Any]:
+    """A driver of Chromium whose downloads lie in a folder."""
+    browser, helper, webdriver = require_browser()
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     window = f"--window-size={size[0]},{size[1]}"

@@ -14,7 +14,7 @@ from repvit_sam_jax.inference import rle
 from repvit_sam_jax.inference.onnx import OnnxPredictor
 from repvit_sam_jax.transforms import load_image
 from repvit_sam_jax.weights.hub import DownloadError
-from tests.helpers.chromium import SITE, chromium, served
+from tests.helpers.chromium import SITE, chromium, require_browser, served
 from tests.helpers.page import Page
 from tests.helpers.processes import ROOT
 
@@ -27,6 +27,7 @@ ENOUGH = 0.999
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The page with the demonstration model."""
+    require_browser()
     given = web.PAGE / "node_modules" / web.PACKAGE / "dist"
     out = tmp_path_factory.mktemp("site") / "out"
     try:
