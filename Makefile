@@ -57,10 +57,18 @@ ifneq ($(call marks,$(CHEAPLY)),)
 	$(PYTEST) -m '$(call marks,$(CHEAPLY))'
 endif
 
+# The page of `repvit-sam export web` has tools of its own, from npm, in its folder.
+PAGE := convert/export/page
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@if command -v npm > /dev/null; then $(MAKE) $(PAGE)/node_modules/.package-lock.json && npm --prefix $(PAGE) run lint; \
+		else echo 'npm is not installed: the page of $(PAGE) is not linted'; fi
+
+$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package-lock.json
+	npm --prefix $(PAGE) ci --ignore-scripts --no-audit --no-fund
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -70,4 +78,4 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv demo dist build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv $(PAGE)/node_modules demo dist build .mypy_cache .ruff_cache .pytest_cache

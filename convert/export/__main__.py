@@ -13,7 +13,7 @@ from repvit_sam_jax.terminal import run_commands
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
 Size = Annotated[int | None, tyro.conf.arg(aliases=["--resolution"])]  # its name in version 0.1
 
-EXTRAS = {"onnx": "export", "coreml": "export", "litert": "litert"}
+EXTRAS = {"onnx": "export", "coreml": "export", "litert": "litert", "web": "export"}
 """Commands that need more than the extra `convert`, which brings the first package that they miss."""
 
 
@@ -119,7 +119,23 @@ def stablehlo(
     print(f"wrote {out}: {function} for {', '.join(names)}, {out.stat().st_size / 1e6:.1f} MB")
 
 
-EXPORTS = (onnx, coreml, litert, stablehlo)
+def web(weights: Source, *, out: Path, image_size: Size = None, runtime: Path | None = None) -> None:
+    """A page that segments photos in the visitor's browser, for any static host; needs no server of its own.
+
+    Args:
+      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: A folder that is new or empty; `python -m http.server --directory DIR` shows it.
+      image_size: Side of the input square in pixels, if not the checkpoint's.
+      runtime: Folder dist of the npm package onnxruntime-web; if not given, it is downloaded.
+    """
+    from .web import export_web
+
+    print(export_web(weights, out, image_size=image_size, runtime=runtime).to_text())
+    size = sum(path.stat().st_size for path in out.rglob("*"))
+    print(f"wrote {out}, {size / 1e6:.0f} MB; to see it: python -m http.server --directory {out}")
+
+
+EXPORTS = (onnx, coreml, litert, stablehlo, web)
 
 
 def main(args: Sequence[str] | None = None, prog: str = "export") -> None:

@@ -35,7 +35,9 @@ COMMANDS = {
     "classify": Command("ImageNet classes of a photo, by a RepViT classifier", "cli.classify"),
     "convert": Command("checkpoints between PyTorch and this library: from-torch, to-torch, ...", "convert.__main__"),
     "parity": Command("compare a model with PyTorch, layer by layer", "convert.__main__", ("parity",)),
-    "export": Command("models in other formats: onnx, coreml, litert, stablehlo", "convert.export.__main__"),
+    "export": Command(
+        "models in other formats: onnx, coreml, litert, stablehlo, a web page", "convert.export.__main__"
+    ),
     "train": Command("distillation and its input: distill, embed, scenes, ...", "train.__main__"),
     "eval": Command("masks against annotated ones", "evals.__main__"),
     "bench": Command("speed, beside PyTorch and ONNX Runtime; in a checkout", "benchmarks.__main__"),

@@ -8,6 +8,8 @@ _LAYOUTS = "repvit_sam_jax/weights/formats/layouts.py"
 _KEYMAP = "tests/repvit_sam_jax/weights/formats/test_official.py"
 _READING = "tests/convert/bad_checkpoints/test_reading.py"
 _EXPORTS = "tests/convert/export"
+_SITE = "convert/export/page/site"
+_PAGE = "tests/convert/export/test_web.py::test_unit_tests_of_the_page"
 _PROTOCOL = "tests/repvit_sam_jax/evals/test_protocols.py::test_protocol_equals_a_plain_one"
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -177,5 +179,40 @@ MUTANTS: tuple[Mutant, ...] = (
         old='times[a]["median"] / times[b]["median"]',
         new='times[b]["median"] / times[a]["median"]',
         tests=("tests/benchmarks/test_benchmarks.py::test_ratios",),
+    ),
+    Mutant(
+        name="page-resizes-without-antialiasing",
+        file=f"{_SITE}/geometry.js",
+        old="const support = Math.max(scale, 1);",
+        new="const support = 1;",
+        tests=(_PAGE,),
+    ),
+    Mutant(
+        name="page-forgets-the-not-a-point",
+        file=f"{_SITE}/geometry.js",
+        old="    coords.push(0, 0);\n    labels.push(NOT_A_POINT);\n",
+        new="",
+        tests=(_PAGE,),
+    ),
+    Mutant(
+        name="page-crops-no-padding",
+        file=f"{_SITE}/masks.js",
+        old="this.rows = compose(lowRes, imageSize, resized.height, picture.height);",
+        new="this.rows = compose(lowRes, imageSize, imageSize, picture.height);",
+        tests=(_PAGE,),
+    ),
+    Mutant(
+        name="page-trusts-any-graphics-processor",
+        file=f"{_SITE}/model.js",
+        old="wrong <= TOLERANCE * mask.length",
+        new="wrong <= mask.length",
+        tests=(_PAGE,),
+    ),
+    Mutant(
+        name="runtime-of-any-hash",
+        file="convert/export/web.py",
+        old='if integrity != f"sha512-{digest}":',
+        new="if not integrity:",
+        tests=(f"{_EXPORTS}/test_web.py::test_no_runtime_in_one_line",),
     ),
 )

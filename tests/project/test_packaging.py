@@ -19,6 +19,7 @@ from tests.helpers.processes import ROOT
 
 FOLDERS = ("repvit_sam_jax", "convert", "train")
 FILES = ("pyproject.toml", "README.md", "LICENSE", "NOTICE", ".gitignore")
+PAGE = "convert/export/page"
 DEMO = "repvit_sam_jax/weights/demo.safetensors"
 
 
@@ -27,7 +28,10 @@ def checkout(tiny_train, tmp_path_factory):
     """A copy of what matters, with weights of the tiny preset as the demonstration model's."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules"))
+    tools = folder / "convert" / "export" / "page" / "node_modules"
+    tools.mkdir()
+    (tools / "tool.js").touch()
     for name in FILES:
         shutil.copy(ROOT / name, folder)
     checkpoint.save(folder / DEMO, tiny_train[1], checkpoint.Metadata(PRESETS["tiny"], "train"), "bfloat16")
@@ -63,6 +67,9 @@ def test_contents(wheel):
     assert "repvit_sam_jax/convert/torch_models/sam.py" in names
     assert "repvit_sam_jax/convert/export/coreml.py" in names
     assert "repvit_sam_jax/inference/onnx.py" in names
+    site = {path.name for path in (ROOT / PAGE / "site").iterdir()}
+    packed = {name.partition(f"{PAGE}/")[2] for name in names if PAGE in name}
+    assert packed == {"package-lock.json", *(f"site/{name}" for name in site)}
     assert "repvit_sam_jax/train/loop.py" in names
     info = next(top for top in tops if top.endswith(".dist-info"))
     assert f"{info}/licenses/LICENSE" in names

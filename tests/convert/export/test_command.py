@@ -34,7 +34,7 @@ def bad_files(checkpoint, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("format_", ["onnx", "coreml", "stablehlo", "litert"])
+@pytest.mark.parametrize("format_", ["onnx", "coreml", "stablehlo", "litert", "web"])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -86,6 +86,7 @@ MISSING = {
     ("onnx", "tiny.safetensors", "--out", "out"): ("torch", "export"),
     ("coreml", "tiny.safetensors", "--out", "out"): ("torch", "export"),
     ("litert", "tiny.safetensors", "--out", "out"): ("torch", "litert"),
+    ("web", "tiny.safetensors", "--out", "out"): ("torch", "export"),
     ("parity", "tiny.pt"): ("torch", "convert"),
 }
 """Commands, the first package that each misses, and the extra that it names."""

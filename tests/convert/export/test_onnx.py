@@ -1,6 +1,7 @@
 """ONNX files: what they compute, what they say about themselves, and the predictor that runs them."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -12,10 +13,12 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 from convert.export import onnx as exporter  # noqa: E402
+from convert.export import web  # noqa: E402
 from convert.export.source import read_source  # noqa: E402
 from convert.synthetic import synthetic_image, write  # noqa: E402
 from repvit_sam_jax import PRESETS, CheckpointError, cli  # noqa: E402
 from repvit_sam_jax.files import sha256  # noqa: E402
+from repvit_sam_jax.inference import rle  # noqa: E402
 from repvit_sam_jax.inference.onnx import OnnxPredictor  # noqa: E402
 from tests.helpers.examples import EXAMPLES, agreement, run  # noqa: E402
 from tests.helpers.measures import relative_rms  # noqa: E402
@@ -258,3 +261,31 @@ def test_outputs_by_position(onnx_folder):
     values = {name: np.ones(shape, np.float32) for name, shape in zip(given, shapes, strict=True)}
     masks, iou, low_res = decoder.run(None, {**values, "orig_im_size": np.array([60, 80], np.float32)})
     assert (masks.shape, iou.shape, low_res.shape) == ((1, 4, 60, 80), (1, 4), (1, 4, 32, 32))
+
+
+def test_folder_of_a_page(onnx_folder, shallow, tmp_path, monkeypatch):
+    (tmp_path / "dist").mkdir()
+    for name in web.RUNTIME:
+        (tmp_path / "dist" / name).write_text(name)
+    export = lambda _, out, image_size: shutil.copytree(onnx_folder[0], out) and onnx_folder[1]
+    monkeypatch.setattr(web, "export_onnx", export)
+    assert web.export_web(shallow, tmp_path / "out", runtime=tmp_path / "dist").passed
+    out = tmp_path / "out"
+    about = json.loads((out / "model.json").read_text())
+    predictor = OnnxPredictor(out / "model")
+    assert (about["image_size"], about["mask_threshold"]) == (128, 0.0)
+    assert about["generator"] == vars(predictor.config.generator_defaults)
+    entries = [about["encoder"], about["decoder"], *about["runtime"]["files"]]
+    for entry in entries:
+        assert (out / entry["path"]).stat().st_size == entry["bytes"]
+        assert sha256(out / entry["path"]) == entry["sha256"]
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} == {
+        *(path.name for path in (web.PAGE / "site").iterdir()),
+        *(entry["path"] for entry in entries),
+        "model.json",
+        "example.jpg",
+    }
+    predictor.set_image(web.test_picture(128))
+    low_res = predictor.predict([[64, 64]], [1])[2][about["self_test"]["mask"] - 1]
+    expected = rle.counts_to_mask(np.array(about["self_test"]["counts"]), (32, 32)).T
+    np.testing.assert_array_equal(low_res > 0, expected)
