@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
@@ -24,7 +25,7 @@ from repvit_sam_jax.inference.onnx import OnnxPredictor
 from repvit_sam_jax.parts import write_json
 from repvit_sam_jax.terminal import require
 from repvit_sam_jax.transforms import PIXEL_MEAN, PIXEL_STD
-from repvit_sam_jax.weights.hub import OFFLINE, DownloadError, download
+from repvit_sam_jax.weights.hub import OFFLINE, DownloadError
 
 from ..report import Report
 from .onnx import PACKAGES, export_onnx
@@ -138,15 +139,12 @@ def put_runtime(target: Path, given: Path | None = None) -> None:
         for name in RUNTIME:
             shutil.copy(given / name, target)
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        archive = Path(temporary) / "package.tgz"
-        _download(archive)
-        with tarfile.open(archive) as files:
-            for name in RUNTIME:
-                member = files.extractfile(f"package/dist/{name}")
-                assert member is not None
-                with member, (target / name).open("wb") as written:
-                    shutil.copyfileobj(member, written)
+    with tempfile.TemporaryDirectory() as temporary, tarfile.open(_download(Path(temporary))) as files:
+        for name in RUNTIME:
+            member = files.extractfile(f"package/dist/{name}")
+            assert member is not None
+            with member, (target / name).open("wb") as written:
+                shutil.copyfileobj(member, written)
 
 
 def pinned() -> tuple[str, str]:
@@ -155,18 +153,23 @@ def pinned() -> tuple[str, str]:
     return entry["version"], entry["integrity"]
 
 
-def _download(archive: Path) -> None:
+def _download(folder: Path) -> Path:
+    """The package's archive, fetched by npm from the registry that it is set to."""
     version, integrity = pinned()
-    url = f"https://registry.npmjs.org/{PACKAGE}/-/{PACKAGE}-{version}.tgz"
-    help_ = f"give --runtime DIR, the folder dist of the npm package {PACKAGE} {version}"
+    what, help_ = f"{PACKAGE} {version}", "give --runtime DIR, the folder dist of the npm package"
+    help_ = f"{help_} {what}"
     if os.environ.get(OFFLINE, "0") not in ("", "0"):
-        raise DownloadError(f"{url} may not be fetched, for {OFFLINE} is set; {help_}")
-    try:
-        download(archive, url=url)
-    except DownloadError as error:
-        reason = str(error).partition("(")[2].partition(")")[0] or str(error)
-        raise DownloadError(f"{url} could not be fetched ({reason}); {help_}") from error
-    with archive.open("rb") as file:
+        raise DownloadError(f"{what} may not be fetched, for {OFFLINE} is set; {help_}")
+    if (npm := shutil.which("npm")) is None:
+        raise DownloadError(f"{what} is fetched by npm, which is not installed; install it, or {help_}")
+    given = [npm, "pack", f"{PACKAGE}@{version}", "--pack-destination", str(folder), "--silent"]
+    done = subprocess.run(given, capture_output=True, text=True)
+    archives = list(folder.glob("*.tgz"))
+    if done.returncode or not archives:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise DownloadError(f"{what} could not be fetched by npm ({reason}); {help_}")
+    with archives[0].open("rb") as file:
         digest = base64.b64encode(hashlib.file_digest(file, "sha512").digest()).decode()
     if integrity != f"sha512-{digest}":
-        raise DownloadError(f"{url} is not the file that was published as {version} (its hash differs); {help_}")
+        raise DownloadError(f"npm gave another file than was published as {what} (its hash differs); {help_}")
+    return archives[0]

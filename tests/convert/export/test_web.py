@@ -13,7 +13,7 @@ pytest.importorskip("onnxscript")
 
 from convert import __main__ as command
 from convert.export import web
-from repvit_sam_jax.weights.hub import OFFLINE, DownloadError
+from repvit_sam_jax.weights.hub import OFFLINE
 from tests.helpers import page_golden
 
 pytestmark = pytest.mark.torch
@@ -67,33 +67,34 @@ def test_runtime_is_pinned():
     assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", integrity)
 
 
-def unreachable(archive, *, url):
-    raise DownloadError(
-        f"{url} could not be fetched (ConnectionError); fetch it by other means and put it at {archive}"
-    )
-
-
-def another_file(archive, *, url):
-    archive.write_bytes(b"another file")
+NPM = """#!/bin/sh
+{}
+"""
 
 
 @pytest.mark.parametrize(
-    ("download", "reason"),
+    ("npm", "reason"),
     [
-        (unreachable, "could not be fetched (ConnectionError)"),
-        (another_file, "its hash differs"),
-        (None, f"{OFFLINE} is set"),
+        ("echo connection refused >&2; exit 1", "could not be fetched by npm (connection refused)"),
+        ('echo another > "$4/package.tgz"', "its hash differs"),
+        (None, "npm, which is not installed"),
+        ("offline", f"{OFFLINE} is set"),
     ],
-    ids=["unreachable", "another", "offline"],
+    ids=["unreachable", "another", "no npm", "offline"],
 )
-def test_no_runtime_in_one_line(shallow, tmp_path, monkeypatch, capsys, download, reason):
+def test_no_runtime_in_one_line(shallow, tmp_path, monkeypatch, capsys, npm, reason):
     """Before anything is exported."""
-    monkeypatch.setenv(OFFLINE, "1" if download is None else "0")
-    monkeypatch.setattr(web, "download", download)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if npm is not None:
+        (programs / "npm").write_text(NPM.format(npm))
+        (programs / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv(OFFLINE, "1" if npm == "offline" else "0")
     monkeypatch.setattr(web, "export_onnx", None)
     monkeypatch.setattr(sys, "argv", ["convert", "web", str(shallow), "--out", str(tmp_path / "out")])
     assert_fails(capsys, reason, "give --runtime DIR, the folder dist of the npm package onnxruntime-web 1.")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
 def test_runtime_folder_without_a_file(shallow, runtime, tmp_path, monkeypatch, capsys):
