@@ -61,13 +61,16 @@ class Actions:
             left.close()
 
     def model(self, model: str, session: Session | None, opacity: float) -> Shown:
-        """Another model, for the photo and its prompt, with thresholds that suit it."""
-        predictor = self._menu.get(model)
+        """Another model, for the photo and its prompt, with thresholds that suit it; if it can't be had, the same."""
         session = session or Session()
-        session.use(predictor)
-        own = predictor.config.generator_defaults
+        try:
+            session.use(self._menu.get(model))
+        except (ValueError, OSError, RuntimeError) as error:
+            gr.Warning(str(error))
+            model = self._menu.name_of(session.predictor)
+        own = self._menu.get(model).config.generator_defaults
         defaults = own.pred_iou_thresh, own.stability_score_thresh, own.stability_score_offset
-        return *self._show(session, opacity), *defaults
+        return *self._show(session, opacity), gr.Dropdown(self._menu.choices, value=model), *defaults
 
     def point(self, mode: str, session: Session | None, opacity: float, event: gr.EventData) -> Shown:
         """A click on the picture."""

@@ -11,6 +11,7 @@ import numpy as np
 from ..config import Dtype, SamConfig, get_model_config
 from ..evals import segmenters
 from ..inference.mask_generator import SamAutomaticMaskGenerator
+from ..inference.overlay import draw_overlay
 from ..inference.predictor import EmbeddedImage, SamPredictor
 from ..inference.prompts import Prompt
 from ..weights import hub
@@ -54,7 +55,7 @@ class Menu:
     @property
     def choices(self) -> list[tuple[str, str]]:
         """What the menu says for each name, and the name."""
-        return [(f"{name} (downloaded when chosen)" if self._is_afar(name) else name, name) for name in self.names]
+        return [(f"{name} (to be downloaded)" if self._is_afar(name) else name, name) for name in self.names]
 
     def _is_afar(self, name: str) -> bool:
         weights = self.names[name]
@@ -74,6 +75,10 @@ class Menu:
             if name not in self._loaded:
                 self._loaded[name] = segmenters.open_segmenter(self.names[name], self._dtype).predictor
             return self._loaded[name]
+
+    def name_of(self, predictor: SamPredictor | None) -> str:
+        """What a loaded model is called here; `first` for none."""
+        return next((name for name, loaded in self._loaded.items() if loaded is predictor), self.first)
 
     def state(self, name: str) -> tuple[str, bool]:
         """A word about how far `warmup` is, and whether it is over."""
@@ -114,6 +119,7 @@ def _steps(predictor: SamPredictor) -> tuple[tuple[str, Callable[[], None]], ...
         for prompt in (*_PROMPTS, *refined):
             pending = predictor.dispatch(found[0], [prompt], prompt.is_ambiguous and prompt.mask is None)
             predictor.fetch(pending, return_low_res_only=True)
+        draw_overlay(np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool))  # for what it imports
 
     def search() -> None:
         SamAutomaticMaskGenerator(predictor.backend).warmup()

@@ -32,7 +32,7 @@ _EXAMPLES = """<div class="examples">${value.map((url, number) =>
   `<button data-number="${number}"><img alt="example ${number + 1}" src="${url}"></button>`).join("")}</div>"""
 _HELP = """Click on what you mean; **right-click** (or Shift) on what you do not; **drag** a box.
 A first click gives three masks to choose from; **Refine** sends the chosen one through the decoder again."""
-_MODES = [("Include", "include"), ("Exclude", "exclude"), ("Remove a point", "remove")]
+_MODES = [("Include", "include"), ("Exclude", "exclude"), ("Remove", "remove")]
 _SLIDERS: dict[str, tuple[float, float, float, float, str, str]] = {
     "pred_iou_thresh": (0, 1, 0, 0.01, "Predicted IoU", "Masks that the model is surer of pass. Lower finds more."),
     "stability_score_thresh": (0, 1, 0, 0.01, "Stability", "Masks pass whose edge stays put. Lower finds more."),
@@ -60,23 +60,26 @@ def serve(menu: Menu, host: str, port: int, share: bool) -> None:
     page = build(menu)
     menu.start_warmup(menu.first)
     page.queue(default_concurrency_limit=4)
-    page.launch(
-        prevent_thread_lock=True,
-        server_name=host,
-        server_port=port,
-        share=share,
-        quiet=not share,
-        max_file_size=MOST_BYTES,
-        state_session_capacity=VISITORS,
-        theme=gr.themes.Default(**_FONTS),
-        css=_read("page.css"),
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-    )
+    try:
+        page.launch(
+            prevent_thread_lock=True,
+            server_name=host,
+            server_port=port,
+            share=share,
+            quiet=not share,
+            max_file_size=MOST_BYTES,
+            state_session_capacity=VISITORS,
+            theme=gr.themes.Default(**_FONTS),
+            css=_read("page.css"),
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+        )
+    except OSError as error:
+        raise OSError(f"can't listen at {host}, port {port}; if something else does, take another --port") from error
     print(f"http://{host}:{port} (Ctrl-C ends it)", flush=True)
     page.block_thread()
 
@@ -96,19 +99,20 @@ def build(menu: Menu) -> gr.Blocks:
                 buttons, saver = _results()
         opacity = tools["opacity"]
         outputs = [session, stage, masks, words]
-        listen = functools.partial(_listen, words)
-        listen(upload.upload, actions.upload, [upload, model, session, opacity], [*outputs, upload])
-        listen(shown.taken, actions.example, [model, session, opacity], outputs)
-        listen(model.input, actions.model, [model, session, opacity], [*outputs, *list(sliders.values())[:3]])
-        listen(stage.pointed, actions.point, [tools["mode"], session, opacity], outputs)
-        listen(stage.boxed, actions.box, [session, opacity], outputs)
-        listen(masks.input, actions.choose, [masks, session, opacity], outputs)
-        listen(opacity.release, actions.draw, [session, opacity], outputs)
+        _listen(upload.upload, actions.upload, [upload, model, session, opacity], [*outputs, upload], slow=words)
+        _listen(shown.taken, actions.example, [model, session, opacity], outputs, slow=words)
+        thresholds = list(sliders.values())[:3]
+        _listen(model.select, actions.model, [model, session, opacity], [*outputs, model, *thresholds], slow=words)
+        _listen(stage.pointed, actions.point, [tools["mode"], session, opacity], outputs)
+        _listen(stage.boxed, actions.box, [session, opacity], outputs)
+        _listen(masks.input, actions.choose, [masks, session, opacity], outputs)
+        _listen(opacity.release, actions.draw, [session, opacity], outputs)
         for name in ("undo", "clear", "refine"):
-            listen(tools[name].click, getattr(actions, name), [session, opacity], outputs)
-        listen(search.click, actions.search, [session, opacity, *(sliders[name] for name in SETTINGS)], outputs)
+            _listen(tools[name].click, getattr(actions, name), [session, opacity], outputs)
+        settings = [sliders[name] for name in SETTINGS]
+        _listen(search.click, actions.search, [session, opacity, *settings], outputs, slow=words)
         for kind, button in buttons.items():
-            listen(button.click, functools.partial(actions.save, kind), [session], [saver])
+            _listen(button.click, functools.partial(actions.save, kind), [session], [saver])
         _watch(page, actions, model, state)
         page.unload(actions.leave)
     return page
@@ -119,7 +123,7 @@ def _watch(page: gr.Blocks, actions: Actions, model: gr.Dropdown, state: gr.Mark
     timer, quietly = gr.Timer(1), {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
     for event in (timer.tick, page.load):
         event(actions.state, model, [state, timer], **quietly)
-    model.input(actions.warm, model, timer, **quietly)
+    model.select(actions.warm, model, timer, **quietly)
 
 
 def _stage() -> tuple[gr.HTML, gr.Markdown, gr.Radio, dict[str, Any]]:
@@ -174,10 +178,11 @@ def _read(name: str) -> str:
 
 
 def _listen(
-    words: gr.Markdown, event: Any, function: Callable[..., Any], inputs: list[Any], outputs: list[Any]
+    event: Any, function: Callable[..., Any], inputs: list[Any], outputs: list[Any], slow: gr.Markdown | None = None
 ) -> None:
-    usual = {"trigger_mode": "multiple", "api_visibility": "private", "show_progress_on": words}
-    event(_told(function), inputs, outputs, **usual)
+    """Call the function at the event; what is slow shows on these words how far it is."""
+    progress = {"show_progress": "hidden"} if slow is None else {"show_progress_on": slow}
+    event(_told(function), inputs, outputs, trigger_mode="multiple", api_visibility="private", **progress)
 
 
 def _told(function: Callable[..., Any]) -> Callable[..., Any]:

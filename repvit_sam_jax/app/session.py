@@ -82,7 +82,8 @@ class Session:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._predictor: SamPredictor | None = None
+        self.predictor: SamPredictor | None = None
+        """The model that embedded the photo."""
         self._steps = [Step()]
         self.photo: Photo | None = None
         self.records: list[dict[str, Any]] | None = None
@@ -110,13 +111,13 @@ class Session:
             jax.block_until_ready(embedded.embedding)
             seconds = time.perf_counter() - start
             self.photo = Photo(name, image, _shown(image), embedded, seconds)
-            self._predictor, self.records = predictor, None
+            self.predictor, self.records = predictor, None
             self._steps = [Step()]
 
     def use(self, predictor: SamPredictor) -> None:
         """Another model: the photo is embedded anew, and the prompt asked again; steps before it are forgotten."""
         with self._lock:
-            if self.photo is None or predictor is self._predictor:
+            if self.photo is None or predictor is self.predictor:
                 return
             now = self.now
             self.open(predictor, self.photo.image, self.photo.name)
@@ -126,7 +127,7 @@ class Session:
     def close(self) -> None:
         """Forget everything."""
         with self._lock:
-            self.photo = self._predictor = self.records = None
+            self.photo = self.predictor = self.records = None
             self._steps = [Step()]
 
     def add_point(self, x: float, y: float, label: int) -> None:
@@ -202,7 +203,7 @@ class Session:
           ValueError: no photo, or an invalid setting.
         """
         with self._lock:
-            photo, predictor = self._photo(), self._predictor
+            photo, predictor = self._photo(), self.predictor
             assert predictor is not None
             generator = SamAutomaticMaskGenerator(predictor.backend, **settings, output_mode="coco_rle")
             total, done = sum(map(len, generator.point_grids)), 0
@@ -231,8 +232,8 @@ class Session:
             size, step = size or self._photo().size, self.now
             if step.answer is None:
                 return np.zeros(size, bool)
-            assert self._predictor is not None
-            config = self._predictor.config
+            assert self.predictor is not None
+            config = self.predictor.config
             logits = transforms.postprocess_masks(step.answer.low_res[step.chosen], size, config.image_size)
             return logits > config.mask_threshold
 
@@ -243,7 +244,7 @@ class Session:
 
     def _ask(self, step: Step, mask: Float[np.ndarray, "s4 s4"] | None = None) -> None:
         """This step next, with its answer; `mask` goes into the decoder too."""
-        photo, predictor = self._photo(), self._predictor
+        photo, predictor = self._photo(), self.predictor
         assert predictor is not None
         prompt = Prompt(step.points, step.labels, step.box, mask)
         answer, chosen = None, 0

@@ -63,6 +63,7 @@ def test_contents(wheel):
     assert "repvit_sam_jax/convert/torch_models/sam.py" in names
     assert "repvit_sam_jax/convert/export/coreml.py" in names
     assert "repvit_sam_jax/inference/onnx.py" in names
+    assert {"repvit_sam_jax/app/page.css", "repvit_sam_jax/app/stage.js"} <= set(names)
     assert "repvit_sam_jax/train/loop.py" in names
     info = next(top for top in tops if top.endswith(".dist-info"))
     assert f"{info}/licenses/LICENSE" in names

@@ -37,7 +37,7 @@ def test_files_come_first_and_names_last_without_a_download(files, opened, tmp_p
     menu = Menu(["mine.safetensors"])
     assert menu.first == "mine"
     assert list(menu.names) == ["mine", "demo", "repvit_sam", "sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam"]
-    assert ("repvit_sam (downloaded when chosen)", "repvit_sam") in menu.choices
+    assert ("repvit_sam (to be downloaded)", "repvit_sam") in menu.choices
     assert ("demo", "demo") in menu.choices
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "repvit_sam.pt").touch()
@@ -49,6 +49,8 @@ def test_files_come_first_and_names_last_without_a_download(files, opened, tmp_p
 def test_a_model_is_loaded_once(files, opened):
     menu = Menu(["mine.safetensors"], "bfloat16")
     assert menu.get("mine") is menu.get("mine")
+    assert menu.name_of(menu.get("mine")) == "mine"
+    assert menu.name_of(None) == "mine"
     assert opened == [("mine.safetensors", "bfloat16")]
     with pytest.raises(ValueError, match="no model 'mine2' here"):
         menu.get("mine2")
