@@ -14,7 +14,7 @@ READY := .venv/.ready
 # Extras, without torch and with it.
 comma := ,
 BARE := train$(comma)hub
-WHOLE := convert$(comma)export$(comma)train$(comma)hub
+WHOLE := convert$(comma)export$(comma)train$(comma)hub$(comma)eval$(comma)app
 
 setup: $(READY)
 

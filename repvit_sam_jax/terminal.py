@@ -20,6 +20,7 @@ EXTRAS = {
     **dict.fromkeys(("grain", "optax", "orbax"), "train"),
     "litert_torch": "litert",
     "skimage": "eval",
+    "gradio": "app",
 }
 """Packages beyond the library's own -> the extra that brings them."""
 

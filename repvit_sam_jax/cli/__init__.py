@@ -31,6 +31,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "segment": Command("a photo and prompts to a mask; or a folder of photos", "cli.segment"),
     "everything": Command("all masks of a photo, without prompts", "cli.everything"),
+    "app": Command("a web page: photos, clicks, masks", "app.__main__"),
     "compare": Command("models side by side on photos, with their times, in one picture", "cli.compare"),
     "classify": Command("ImageNet classes of a photo, by a RepViT classifier", "cli.classify"),
     "convert": Command("checkpoints between PyTorch and this library: from-torch, to-torch, ...", "convert.__main__"),

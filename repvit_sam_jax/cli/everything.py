@@ -200,16 +200,9 @@ def _search_folder(
 
 
 def _write_records(folder: Path, found: Sequence[dict[str, Any]]) -> None:
-    """COCO's form: images, and SAM's records as annotations."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, of_photo in enumerate(found, start=1):
-        images.append({"id": number, **of_photo["image"]})
-        for record in of_photo["annotations"]:
-            about = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
-            annotations.append({**about, **record})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
-    write_json(folder / "records.json", content)
+    from ..inference.rle import coco_file
+
+    write_json(folder / "records.json", coco_file(found))
 
 
 def _report(photo: Path, generator: SamAutomaticMaskGenerator, result: dict[str, Any]) -> str:

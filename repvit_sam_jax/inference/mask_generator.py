@@ -187,6 +187,20 @@ class SamAutomaticMaskGenerator:
         self.predictor.set_embedded(whole)
         return records
 
+    def generate_embedded(self, embedded: EmbeddedImage, progress: Callable[[int], Any] | None = None) -> list[Record]:
+        """`generate` for a photo that is embedded, by `SamPredictor.embed` of the same model; `progress` as there.
+
+        Raises:
+          ValueError: the generator searches crops, which would have to be embedded too.
+        """
+        if self.crop_n_layers:
+            raise ValueError(f"an embedding is of a whole photo, and crop_n_layers is {self.crop_n_layers}")
+        self.dropped = dict.fromkeys(FILTERS, 0)
+        height, width = embedded.size
+        crop = _Crop(0, embedded.size, (0, 0, width, height), 0)
+        self.predictor.set_embedded([embedded])
+        return self._finish([self._search(crop, embedded.embedding, progress)], embedded.size)
+
     def count_points(self, image: Any) -> int:
         """Points that `generate` asks about, in all crops. Raises ValueError as `generate`."""
         return sum(len(self.point_grids[crop.layer]) for crop in self._crops(transforms.read_image(image)))

@@ -1,10 +1,11 @@
-"""A page served by `http.server`, in Chromium without a screen."""
+"""Chromium without a screen, and a page served by `http.server`."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import http.server
+import json
 import shutil
 import threading
 import time
@@ -48,7 +49,7 @@ def require_browser() -> tuple[str, str, Any]:
 
 @contextlib.contextmanager
 def chromium(downloads: Path, size: tuple[int, int] = (1280, 900), *arguments: str) -> Iterator[Any]:
-    """A driver of Chromium whose downloads lie in a folder."""
+    """A driver of Chromium that saves files into a folder, and remembers its console and its requests."""
     browser, helper, webdriver = require_browser()
     options = webdriver.ChromeOptions()
     options.binary_location = browser
@@ -57,7 +58,7 @@ def chromium(downloads: Path, size: tuple[int, int] = (1280, 900), *arguments: s
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", window, mapped, *arguments):
         options.add_argument(argument)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(helper))
     try:
         driver.set_script_timeout(120)
@@ -73,6 +74,14 @@ def wait(condition: Callable[[], Any], seconds: float = 120) -> Any:
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
     return found
+
+
+def requested(driver: Any) -> set[str]:
+    """Addresses that the page has asked for since the last call, but for what is in the page itself."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    sent = [m["params"] for m in messages if m["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated")]
+    addresses = {params["url"] if "url" in params else params["request"]["url"] for params in sent}
+    return {address for address in addresses if not address.startswith(("data:", "blob:"))}
 
 
 def errors(driver: Any) -> list[str]:

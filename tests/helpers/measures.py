@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import chex
 import jax
 import numpy as np
+from pycocotools import mask as coco
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -30,3 +32,11 @@ def close(found, expected, bound: float = 2e-6) -> None:
     jax.tree.map(lambda a, b: chex.assert_trees_all_equal_shapes(a, b), found, expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert relative_rms(a, b) < bound
+
+
+def rasterised(segmentation, size: tuple[int, int]) -> np.ndarray:
+    """The mask that pycocotools makes of polygons or of compressed runs."""
+    if isinstance(segmentation, list):
+        segmentation = coco.merge(coco.frPyObjects(segmentation, *size))
+    with warnings.catch_warnings(action="ignore"):  # its arrays do not know NumPy 2's copy
+        return coco.decode(segmentation).astype(bool)

@@ -1,8 +1,8 @@
-"""All mutants: those of the library, of the converter, of training, of evaluation and of the benchmarks."""
+"""All mutants: those of the library, the converter, training, evaluation, the benchmarks and the page."""
 
 from __future__ import annotations
 
-from tests.mutants import converting, library, masks_and_prompts, measuring, tasks, training
+from tests.mutants import app, converting, library, masks_and_prompts, measuring, tasks, training
 from tests.mutants.mutant import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -12,4 +12,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *measuring.MUTANTS,
     *tasks.MUTANTS,
     *training.MUTANTS,
+    *app.MUTANTS,
 )

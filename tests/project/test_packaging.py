@@ -70,6 +70,7 @@ def test_contents(wheel):
     site = {path.name for path in (ROOT / PAGE / "site").iterdir()}
     packed = {name.partition(f"{PAGE}/")[2] for name in names if PAGE in name}
     assert packed == {"package-lock.json", *(f"site/{name}" for name in site)}
+    assert {"repvit_sam_jax/app/page.css", "repvit_sam_jax/app/stage.js"} <= set(names)
     assert "repvit_sam_jax/train/loop.py" in names
     info = next(top for top in tops if top.endswith(".dist-info"))
     assert f"{info}/licenses/LICENSE" in names

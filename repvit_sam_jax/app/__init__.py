@@ -1,0 +1,1 @@
+"""`repvit-sam app`: a web page that segments photos by clicks. `page` alone needs the extra `app`."""

@@ -1,0 +1,84 @@
+"""Outlines of masks as polygons, along the edges between pixels: they give the very mask back."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool
+
+from .masks import box_of
+
+Polygon = list[int]
+"""[x, y, x, y, ...], corners of pixels: (0, 0) is the top left corner of the top left pixel."""
+
+
+def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[Polygon]:
+    """COCO's polygons of a mask, whose union is the mask, pixel by pixel.
+
+    Each is the outline of 4-connected pixels. COCO's polygons have no holes, so that a part with holes is cut through
+    them, along straight lines, into parts that have none.
+
+    Args:
+      mask: of any size; an empty one has no polygons.
+
+    Returns:
+      Polygons of four corners or more, each with the mask to the right of its way.
+    """
+    box = box_of(mask)
+    if box is None:
+        return []
+    parts, whole = [(mask[box[1] : box[3] + 1, box[0] : box[2] + 1], (box[0], box[1]))], []
+    while parts:
+        part, (x, y) = parts.pop()
+        whole += [_outline(piece, offset) for piece, offset in _without_holes(part, (x, y), parts)]
+    return sorted(whole, key=len, reverse=True)
+
+
+_Part = tuple[Bool[np.ndarray, "h w"], tuple[int, int]]
+"""Pixels, and (x, y) of the first one in the photo."""
+
+
+def _without_holes(mask: Bool[np.ndarray, "h w"], at: tuple[int, int], rest: list[_Part]) -> list[_Part]:
+    """The connected parts that have no hole; of others, two halves go to the `rest`."""
+    from scipy import ndimage  # importing it takes as long as all of this library
+
+    numbers, _ = ndimage.label(mask)
+    found = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
+        part = numbers[rows, columns] == number
+        x, y = at[0] + columns.start, at[1] + rows.start
+        # The outside reaches through corners, where parts that are 4-connected do not.
+        holes = ndimage.binary_fill_holes(part, np.ones((3, 3))) & ~part
+        if not holes.any():
+            found.append((part, (x, y)))
+            continue
+        columns_with_holes = np.flatnonzero(holes.any(0))
+        cut = int(columns_with_holes[len(columns_with_holes) // 2])  # so that as many are to the left as to the right
+        rest += [(part[:, :cut], (x, y)), (part[:, cut:], (x + cut, y))]
+    return found
+
+
+def _outline(part: Bool[np.ndarray, "h w"], at: tuple[int, int]) -> Polygon:
+    """The way around 4-connected pixels without holes, clockwise from the first corner of the first row."""
+    padded = np.pad(part, 1)
+    x = int(part[0].argmax())
+    start, y, way, corners = (x, 0), 0, 0, Polygon()
+    while True:
+        # The pixels ahead, to the left and to the right of the way, in the padded part.
+        (dx, dy), (left, right) = _WAYS[way], _AHEAD[way]
+        x, y = x + dx, y + dy
+        if not padded[y + right[1], x + right[0]]:
+            turn = 1
+        elif padded[y + left[1], x + left[0]]:
+            turn = 3
+        else:
+            continue
+        corners += [x + at[0], y + at[1]]
+        way = (way + turn) % 4
+        if (x, y) == start and way == 0:
+            return corners
+
+
+_WAYS = ((1, 0), (0, 1), (-1, 0), (0, -1))
+"""Right, down, left, up."""
+_AHEAD = (((1, 0), (1, 1)), ((1, 1), (0, 1)), ((0, 1), (0, 0)), ((0, 0), (1, 0)))
+"""(x, y) from a corner to the pixels ahead of it, left and right of each way, in the padded part."""
