@@ -23,6 +23,7 @@ from ..models.prompt_encoder import Prompts
 from ..models.sam import Sam
 from . import masks, rle
 from .backends import ENCODE_BATCH, Backend, JaxBackend
+from .grids import read_count, read_grids, read_number
 from .predictor import EmbeddedImage, SamPredictor
 from .prompts import bucket
 
@@ -95,23 +96,23 @@ class SamAutomaticMaskGenerator:
         else:
             self._backend = JaxBackend(model, params)
         own = self._backend.config.generator_defaults
-        self.points_per_batch = _count("points_per_batch", points_per_batch, least=1)
-        self.pred_iou_thresh = _number("pred_iou_thresh", _given(pred_iou_thresh, own.pred_iou_thresh), -math.inf)
-        self.stability_score_thresh = _number(
+        self.points_per_batch = read_count("points_per_batch", points_per_batch, least=1)
+        self.pred_iou_thresh = read_number("pred_iou_thresh", _given(pred_iou_thresh, own.pred_iou_thresh), -math.inf)
+        self.stability_score_thresh = read_number(
             "stability_score_thresh", _given(stability_score_thresh, own.stability_score_thresh), -math.inf
         )
-        self.stability_score_offset = _number(
+        self.stability_score_offset = read_number(
             "stability_score_offset", _given(stability_score_offset, own.stability_score_offset)
         )
-        self.box_nms_thresh = _number("box_nms_thresh", box_nms_thresh)
-        self.crop_n_layers = _count("crop_n_layers", crop_n_layers)
-        self.crop_nms_thresh = _number("crop_nms_thresh", crop_nms_thresh)
-        self.crop_overlap_ratio = _number("crop_overlap_ratio", crop_overlap_ratio)
+        self.box_nms_thresh = read_number("box_nms_thresh", box_nms_thresh)
+        self.crop_n_layers = read_count("crop_n_layers", crop_n_layers)
+        self.crop_nms_thresh = read_number("crop_nms_thresh", crop_nms_thresh)
+        self.crop_overlap_ratio = read_number("crop_overlap_ratio", crop_overlap_ratio)
         if self.crop_overlap_ratio >= 1:
             raise ValueError(f"crop_overlap_ratio must be at least 0 and below 1, got {crop_overlap_ratio}")
-        factor = _number("crop_n_points_downscale_factor", crop_n_points_downscale_factor, least=1)
-        self.point_grids = _read_grids(points_per_side, point_grids, self.crop_n_layers, factor)
-        self.min_mask_region_area = _number("min_mask_region_area", min_mask_region_area)
+        factor = read_number("crop_n_points_downscale_factor", crop_n_points_downscale_factor, least=1)
+        self.point_grids = read_grids(points_per_side, point_grids, self.crop_n_layers, factor)
+        self.min_mask_region_area = read_number("min_mask_region_area", min_mask_region_area)
         if math.isinf(self.min_mask_region_area):
             raise ValueError(f"min_mask_region_area must be finite, got {min_mask_region_area}")
         self.output_mode = output_mode
@@ -365,57 +366,6 @@ def _given(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _number(name: str, value: Any, least: float = 0) -> float:
-    """A real number of at least so much. Raises ValueError, which names the argument."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    if not value >= least:
-        raise ValueError(f"{name} must be at least {least:g}, got {value}")
-    return value  # type: ignore[return-value]
-
-
-def _count(name: str, value: Any, least: int = 0) -> int:
-    """An integer of at least so much, also as a whole float. Raises ValueError, which names the argument."""
-    if not math.isfinite(_number(name, value, least)) or value != int(value):
-        raise ValueError(f"{name} must be an integer, got {value}")
-    return int(value)
-
-
 def _xywh(box: Sequence[int] | np.ndarray) -> list[int]:
     x1, y1, x2, y2 = (int(v) for v in box)
     return [x1, y1, x2 - x1, y2 - y1]
-
-
-def _read_grids(
-    points_per_side: Any, given: Sequence[np.ndarray] | None, num_layers: int, downscale_factor: float
-) -> list[Float[np.ndarray, "n 2"]]:
-    """A grid for the photo and for each layer of crops; ValueError if one is invalid."""
-    if (points_per_side is None) == (given is None):
-        raise ValueError(
-            "give either points_per_side or point_grids, with points_per_side=None; got "
-            + ("neither" if given is None else "both")
-        )
-    if given is None:
-        both = points_per_side if isinstance(points_per_side, tuple | list) else (points_per_side,) * 2
-        if len(both) != 2:
-            raise ValueError(f"points_per_side must be a number, or (along the width, along the height), got {both}")
-        whole = [_count("points_per_side", side) for side in both]
-        sides = [[int(side / downscale_factor**layer) for side in whole] for layer in range(num_layers + 1)]
-        if empty := [layer for layer, side in enumerate(sides) if min(side) < 1]:
-            raise ValueError(
-                f"points_per_side={points_per_side} leaves no points in layer {empty[0]}; use more, or a smaller "
-                "crop_n_points_downscale_factor"
-            )
-        return [masks.point_grid(*side) for side in sides]
-    if len(given) <= num_layers:
-        raise ValueError(
-            f"point_grids has {len(given)} grids; crop_n_layers={num_layers} needs {num_layers + 1}, one for the whole "
-            "image and one for each layer"
-        )
-    grids = [np.asarray(grid, np.float64) for grid in given[: num_layers + 1]]
-    for layer, grid in enumerate(grids):
-        if grid.ndim != 2 or grid.shape[1] != 2 or not len(grid):
-            raise ValueError(f"point_grids[{layer}] must have shape [N, 2] with at least one point, got {grid.shape}")
-        if not ((grid >= 0) & (grid <= 1)).all():
-            raise ValueError(f"point_grids[{layer}] must lie in [0, 1], as fractions of the image's width and height")
-    return grids
