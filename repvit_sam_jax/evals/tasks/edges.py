@@ -59,10 +59,14 @@ class Maps:
         self._folder = folder
 
     def __call__(self, item: Item) -> Float[np.ndarray, "h w"]:
-        """Raises ValueError if the photo has none."""
+        """Raises ValueError if the photo has none, or one of another size."""
         if item.name not in self._files:
             raise ValueError(f"{self._folder} has no edge map {item.name}.png or {item.name}.mat")
-        return bsds.read_map(self._files[item.name])
+        path = self._files[item.name]
+        found, size = bsds.read_map(path), item.photo.shape[:2]
+        if found.shape != size:
+            raise ValueError(f"{path} is an edge map of {list(found.shape)} pixels, expected {list(size)}")
+        return found
 
 
 class PhotoSobel:

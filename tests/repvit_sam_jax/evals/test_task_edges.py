@@ -89,6 +89,9 @@ def test_what_is_missing_is_said(data, tmp_path):
     Image.fromarray(np.zeros(bsds.SIZE, np.uint8)).save(maps / "other.png")
     with pytest.raises(ValueError, match=r"has no edge map 18.png"):
         run.run(open_task("edges", data), edges.Maps(maps), place(data, tmp_path))
+    Image.fromarray(np.zeros((5, 6), np.uint8)).save(maps / "18.png")
+    with pytest.raises(ValueError, match=r"18.png is an edge map of \[5, 6\] pixels, expected \[192, 256\]"):
+        run.run(open_task("edges", data), edges.Maps(maps), place(data, tmp_path))
 
 
 def test_maps_are_stretched_thinned_and_stored_in_8_bits():
