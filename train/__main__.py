@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from repvit_sam_jax.cli import place
 from repvit_sam_jax.config import Dtype
 from repvit_sam_jax.terminal import counted, run_commands
 
@@ -149,6 +151,56 @@ def distill(
         now.fit(tensorboard=tensorboard, profile=profile)
     if not now.finished:
         sys.exit(128 + signal.SIGTERM)
+
+
+@app.command(name="finetune")
+def finetune(
+    run: Run,
+    *,
+    data: tuple[str, ...],
+    weights: str,
+    held_out: tuple[str, ...] = (),
+    parts: Literal["decoder", "lora", "all"] = "decoder",
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = (),
+    workers: int = 0,
+    threads: int = 4,
+) -> None:
+    """Fine-tune a segmenter on one's own masks, and tell by held-out photos whether it helps.
+
+    Into the run's folder go finetuned.safetensors, finetuned.pt, and before and after as a table and a picture. What is
+    kept is the best state by held-out IoU, and the run ends when that gets no better. An interrupted run goes on.
+
+    Args:
+      run: The run's folder.
+      data: Photos with masks: a COCO .json with or without its folder of photos; a folder of photos and one of masks
+        as pictures, or one folder with both as images and masks; or tar shards in SA-1B's layout.
+      weights: The segmenter to begin with: a checkpoint of this library, of PyTorch or of transformers, or a name such
+        as repvit_sam or demo.
+      held_out: Photos to measure on, likewise; if not given, a fifth of the data, at most 64 photos.
+      parts: What learns: the mask decoder; or besides the whole image encoder; or besides low-rank updates of its
+        attention, for SAM's ViTs.
+      settings: As for `distill`; the recipe is `finetune`.
+      workers: Processes that read photos, besides this one.
+      threads: Threads that read photos, in each of them.
+    """
+    from repvit_sam_jax.data import Reading
+
+    from .finetune import finetune as begin
+
+    reading = Reading(threads=threads, workers=workers)
+    done = begin(run, data, weights, held_out=held_out, parts=parts, settings=settings, reading=reading)
+    if done is None:
+        sys.exit(128 + signal.SIGTERM)
+    print(done.report)
+    if not done.step:
+        print("nothing was better than the start, which was kept: give more photos, or --set optimizer.learning_rate=")
+    print(f"wrote {done.weights} and {done.picture}")
+    target = done.weights.with_suffix(".pt")
+    if importlib.util.find_spec("torch") is None:
+        print(f"for PyTorch, where it is installed: repvit-sam convert to-torch {done.weights} {target}")
+        return
+    importlib.import_module(place("convert.to_torch")).to_torch(done.weights, target)
+    print(f"wrote {target}")
 
 
 @app.command(name="embed")

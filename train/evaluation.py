@@ -42,7 +42,7 @@ class Evaluation:
         self._count = -(-min(EVALUATED, len(source)) // self._size)
         with self._read() as batches:
             if not any(batch["valid"].any() for batch in itertools.islice(batches, self._count)):
-                raise ValueError(f"the first photos of {', '.join(inputs.held_out)} have no masks to evaluate on")
+                raise ValueError(f"the first held-out photos, such as {source[0].name}, have no masks to evaluate on")
 
     def __call__(self, state: TrainState, stopping: Callable[[], bool]) -> protocols.Result | None:
         """The result for a state; None if `stopping` tells to leave between batches."""

@@ -50,7 +50,8 @@ def export(
       FileNotFoundError: a folder is no run's, or there is no such file.
       CheckpointError: as `repvit_sam_jax.load`.
       ValueError: there is no such checkpoint, the students differ, or the file is not to be called
-        .safetensors.
+        .safetensors; or the training form of an encoder that did not learn is asked for, and the file that the run
+        began with, which alone has it, is another one now.
     """
     if out.suffix != ".safetensors":
         raise ValueError(f"{out}: the file's name must end in .safetensors")
@@ -61,20 +62,33 @@ def export(
             them, theirs, _ = _read(other, which)
             their_config: ModelConfig = them.config
         else:
-            their_config, _, theirs = read_params(other, "train")
+            their_config, _, theirs = read_params(other, student.form)
         if their_config != config:
             raise ValueError(f"{other} has another student than {run}, so their weights have no mean")
         params = jax.tree.map(np.add, params, theirs)
     params = jax.tree.map(lambda x: (x / (1 + len(mean_with))).astype(x.dtype), params)
-    if form == "deploy" and config.has_batch_norm:
-        params = reparam.fuse(params)
+    if config.has_batch_norm and form != student.form:
+        params = reparam.fuse(params) if form == "deploy" else _with_branches(run, params)
     about = checkpoint.Metadata(config, form, converter=f"repvit_sam_jax train {__version__}")
     checkpoint.save(out, params, about, dtype)
     return step
 
 
+def _with_branches(run: Path, params: Params) -> Params:
+    """The training form, with the encoder of the file that the run began with; it did not learn, and ran fused."""
+    init = from_json((run / "recipe.json").read_text()).init
+    if init is None:
+        raise ValueError(f"the encoder of {run} did not learn and was drawn fused: export it in deploy form")
+    _, _, start = read_params(init, "train")
+    fused = reparam.fuse(start)["image_encoder"]
+    now, then = (dict(checkpoint.flatten(encoder)) for encoder in (fused, params["image_encoder"]))
+    if now.keys() != then.keys() or not all(np.array_equal(now[name], then[name]) for name in now):
+        raise ValueError(f"{init} holds another encoder than {run} began with: export it in deploy form")
+    return {**params, "image_encoder": start["image_encoder"], "batch_stats": start["batch_stats"]}
+
+
 def _read(run: Path, which: Literal["best", "latest"] | int) -> tuple[Sam, Params, int]:
-    """The student, the parameters in training form, and the checkpoint's step."""
+    """The student, the parameters in its form, and the checkpoint's step."""
     if not (run / "recipe.json").is_file():
         raise FileNotFoundError(f"{run} is no run: it has no recipe.json")
     recipe = from_json((run / "recipe.json").read_text())

@@ -77,8 +77,9 @@ class Run:
         self.recipe, self.folder, self.inputs = recipe, folder, inputs
         if recipe.teacher is None and recipe.needs_teacher:
             raise ValueError(f"recipe {recipe.name} needs a teacher: --set teacher=FILE.safetensors")
-        self.source = data.open_source(inputs.photos)
-        self.held_out = data.open_source(inputs.held_out) if inputs.held_out else None
+        self.source, self.held_out = inputs.open()
+        if recipe.patience is not None and self.held_out is None:
+            raise ValueError(f"recipe {recipe.name}: patience needs held-out photos, which tell whether it gets better")
         self.num_steps = recipe.num_steps(len(self.source))
         self.finished = False
         self.mesh, self.student = make_mesh(recipe), make_student(recipe)
@@ -124,10 +125,14 @@ class Run:
             log = Log(self.folder, recipe, self.num_steps, first, tensorboard)
             stack.enter_context(contextlib.closing(log))
             log.seconds_at_peak = self._seconds_at_peak(state, teacher_params)
-            if first and not log.evaluated:  # perhaps one was given up when the run was left
-                self._evaluate(state, first, log, stopping)
+            if not log.evaluated and (first or recipe.patience):  # perhaps one was given up when the run was left
+                score = self._evaluate(state, first, log, stopping)
+                if not first and score is not None:
+                    checkpoints.save(state, score)
             profiler = stack.enter_context(contextlib.ExitStack())
             for number in range(first, self.num_steps):
+                if log.stalled:
+                    break
                 if number == profile:
                     profiler.enter_context(jax.profiler.trace(str(self.folder / "profile")))
                 started = time.perf_counter()
@@ -149,7 +154,7 @@ class Run:
                     log.note(f"stopped by a signal after step {done}; the same command goes on from there")
                     break
             checkpoints.wait()
-        self.finished = int(state.step) >= self.num_steps
+        self.finished = int(state.step) >= self.num_steps or log.stalled
         return state
 
     def _about(self) -> dict[str, Any]:
@@ -211,6 +216,13 @@ class Run:
         return None if result is None else log.evaluation(step, result)
 
 
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "recipe.json": {f.name: f.default for f in dataclasses.fields(Recipe) if f.default is not dataclasses.MISSING},
+    "inputs.json": {},
+}
+"""What runs of versions that had fewer fields did."""
+
+
 def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
     """Write what the run is made of, or check that it is the same as before; nothing binds before the first losses.
 
@@ -229,7 +241,7 @@ def _claim(run: Path, recipe: Recipe, about: Mapping[str, Any]) -> None:
     for name, values in now.items():
         if not (run / name).exists():
             raise ValueError(f"{run} is not where the first process writes to; all hosts must see the same folder")
-        before = json.loads((run / name).read_text())
+        before = {**_DEFAULTS[name], **json.loads((run / name).read_text())}
         free = OPERATIONAL if name == "recipe.json" else values.keys() - before.keys()
         changed = [key for key in values if before.get(key) != values[key] and key not in free]
         if changed:
@@ -249,7 +261,8 @@ def _programs(
     share them. So whoever goes on with a run in a notebook waits neither for its trace nor for the compiler again.
     """
     counts: dict[str, Any] = dict.fromkeys(("fsdp", "log_every", "checkpoint_every", "evaluate_every", "keep"), 1)
-    alike = dataclasses.replace(recipe, name="", seed=0, epochs=None, steps=num_steps, evals=(), **counts)
+    counts |= {"epochs": None, "steps": num_steps, "patience": None}
+    alike = dataclasses.replace(recipe, name="", seed=0, evals=(), **counts)
     return _built(alike, student, teacher, num_steps, mesh)
 
 

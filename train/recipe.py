@@ -15,8 +15,11 @@ from typing import Any, Literal
 
 from repvit_sam_jax.config import Dtype
 
+LORA = "lora"
+"""A part that learns in place of the image encoder."""
 OPERATIONAL = (
-    *("teacher", "fsdp", "remat", "log_every", "checkpoint_every", "evaluate_every", "evals", "evals_limit", "keep"),
+    *("teacher", "fsdp", "remat", "log_every", "checkpoint_every", "evaluate_every", "patience", "evals"),
+    *("evals_limit", "keep"),
 )
 """Fields that may change while a run goes on: results do not depend on them. A teacher may move, not change."""
 
@@ -105,7 +108,10 @@ class Recipe:
     decoder: Literal["teacher", "init"] = "teacher"
     """Where prompt encoder and mask decoder come from; without a teacher it is `init`."""
     trained: tuple[str, ...] = ("image_encoder",)
-    """Parts of the student that learn: `image_encoder`, `mask_decoder`, `prompt_encoder`."""
+    """Parts of the student that learn: `image_encoder`, `mask_decoder`, `prompt_encoder`; `lora` in place of the first
+    for low-rank updates of a ViT's attention."""
+    lora_rank: int = 4
+    """Rank of these updates."""
     image_size: int | None = None
     """S in pixels, of student and teacher; the student's own if None."""
     epochs: float | None = None
@@ -129,6 +135,9 @@ class Recipe:
     evaluate_every: int = 1000
     evals: tuple[str, ...] = ()
     """Tasks of `repvit-sam eval` that are measured besides, as often."""
+    patience: int | None = None
+    """Evaluations without a better score after which the run ends; it is then evaluated before its first step too, so
+    that its best checkpoint is none worse than its start. None to take all steps."""
     evals_limit: int | None = 100
     """Items of each task, the first ones; None for all."""
     keep: int = 2
@@ -137,18 +146,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"recipe {self.name}: set one of epochs and steps, the other to None")
-        length = "epochs" if self.steps is None else "steps"
         counts = (
-            length,
-            "batch_size",
-            "micro_batches",
-            "fsdp",
-            "log_every",
-            "checkpoint_every",
-            "evaluate_every",
-            "keep",
+            *("epochs" if self.steps is None else "steps", "batch_size", "micro_batches", "fsdp", "log_every"),
+            *("checkpoint_every", "evaluate_every", "keep", "lora_rank", *["patience"] * (self.patience is not None)),
         )
-        for name, group in [(name, self) for name in counts] + [(n, self.prompting) for n in ("num_prompts", "rounds")]:
+        groups = [(name, self) for name in counts] + [(name, self.prompting) for name in ("num_prompts", "rounds")]
+        for name, group in groups:
             if not getattr(group, name) > 0:
                 raise ValueError(f"recipe {self.name}: {name} must be positive, got {getattr(group, name)}")
         if self.batch_size % self.micro_batches:
@@ -187,12 +190,14 @@ class Recipe:
             )
         if self.losses.iou and not (self.losses.bce or self.losses.dice):
             raise ValueError(f"recipe {self.name}: losses.iou needs losses.bce or losses.dice, which choose the masks")
-        unknown = set(self.trained) - {"image_encoder", "mask_decoder", "prompt_encoder"}
+        unknown = set(self.trained) - {"image_encoder", "mask_decoder", "prompt_encoder", LORA}
         if unknown or not self.trained:
             raise ValueError(f"recipe {self.name}: trained names parts of the student, got {self.trained}")
+        if {"image_encoder", LORA} <= set(self.trained):
+            raise ValueError(f"recipe {self.name}: lora stands in place of image_encoder; train one of them")
         if not (self.losses.embeddings or self.losses.masks):
             raise ValueError(f"recipe {self.name}: all losses have weight 0")
-        if not self.losses.masks and (idle := set(self.trained) - {"image_encoder"}):
+        if not self.losses.masks and (idle := set(self.trained) - {"image_encoder", LORA}):
             raise ValueError(
                 f"recipe {self.name}: without losses of masks nothing teaches {', '.join(sorted(idle))}, and weight "
                 "decay would wear it away; leave it out of trained"
@@ -207,6 +212,11 @@ class Recipe:
                 f"recipe {self.name}: with prompting.box_probability {prompting.box_probability:g} nothing teaches "
                 f"{unasked}, and weight decay would wear them away; set optimizer.weight_decay=0, or ask for both"
             )
+
+    @property
+    def encoder_learns(self) -> bool:
+        """Whether anything in the image encoder changes."""
+        return not {"image_encoder", LORA}.isdisjoint(self.trained)
 
     @property
     def needs_teacher(self) -> bool:

@@ -15,11 +15,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from repvit_sam_jax import Sam, split_batch_stats
-from repvit_sam_jax.config import get_config
+from repvit_sam_jax.config import ViTConfig, get_config
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.weights.loading import read_params
 
-from .recipe import Recipe
+from . import lora
+from .recipe import LORA, Recipe
 from .teacher import Teacher
 
 AXES = ("data", "fsdp")
@@ -60,13 +61,25 @@ class TrainState:
 
 
 def join(trained: Params, frozen: Params, batch_stats: Params) -> Params:
-    """The params of a whole segmenter."""
-    return {**trained, **frozen, **({"batch_stats": batch_stats} if batch_stats else {})}
+    """The params of a whole segmenter, with LoRA's updates in their kernels."""
+    params = {**trained, **frozen, **({"batch_stats": batch_stats} if batch_stats else {})}
+    if LORA in params:
+        params["image_encoder"] = lora.apply_updates(params["image_encoder"], params.pop(LORA))
+    return params
 
 
 def make_student(recipe: Recipe) -> Sam:
-    """The segmenter that learns, in training form."""
-    return Sam(get_config(recipe.student, recipe.image_size), "train", recipe.dtype)
+    """The segmenter that learns: in training form, or if its image encoder stays as it is in deploy form, a faster one.
+
+    Raises ValueError if LoRA is asked of an encoder that is no ViT of SAM's.
+    """
+    config = get_config(recipe.student, recipe.image_size)
+    if LORA in recipe.trained and not isinstance(config.image_encoder, ViTConfig):
+        raise ValueError(
+            f"recipe {recipe.name}: lora is for the attention of SAM's ViTs, and the encoder of {config.name} is a "
+            f"{type(config.image_encoder).__name__.removesuffix('Config')}; train mask_decoder or image_encoder"
+        )
+    return Sam(config, "train" if recipe.encoder_learns else "deploy", recipe.dtype)
 
 
 def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Params:
@@ -78,7 +91,7 @@ def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Par
     if recipe.init is None:
         params = student.init(jax.random.key(recipe.seed))
     else:
-        config, _, params = read_params(recipe.init, "train")
+        config, _, params = read_params(recipe.init, student.form)
         if dataclasses.replace(config, image_size=student.config.image_size) != student.config:
             raise ValueError(f"init {recipe.init} holds {config.name}, and the student is {student.config.name}")
     if teacher is None or recipe.decoder == "init":
@@ -95,6 +108,9 @@ def initial_params(recipe: Recipe, student: Sam, teacher: Teacher | None) -> Par
 def create(recipe: Recipe, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step; `jax.eval_shape` of it gives shapes alone."""
     params, batch_stats = split_batch_stats(params)
+    if LORA in recipe.trained:
+        key = jax.random.key(recipe.seed)
+        params = {**params, LORA: lora.updates(params["image_encoder"], recipe.lora_rank, key)}
     trained = {part: params[part] for part in recipe.trained}
     frozen = {part: value for part, value in params.items() if part not in trained}
     keep = recipe.optimizer.ema_decay is not None

@@ -127,9 +127,9 @@ def _loss(
     images = transforms.normalize(batch["image"], batch["size"])
     params = join(trained, frozen, batch_stats)
     with jax.named_scope("student"):
-        if "image_encoder" in recipe.trained:
+        if recipe.encoder_learns:
             embeddings, batch_stats = student.encode_train(params, images, remat=recipe.remat)
-        else:  # frozen, its running statistics too
+        else:
             embeddings = student.encode(params, images)
     target: Any = None
     if recipe.needs_teacher:

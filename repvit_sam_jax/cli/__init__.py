@@ -39,7 +39,7 @@ COMMANDS = {
     "export": Command(
         "models in other formats: onnx, coreml, litert, stablehlo, a web page", "convert.export.__main__"
     ),
-    "train": Command("distillation and its input: distill, embed, scenes, ...", "train.__main__"),
+    "train": Command("distillation, fine-tuning and their input: distill, finetune, embed, ...", "train.__main__"),
     "eval": Command("masks against annotated ones", "evals.__main__"),
     "bench": Command("speed, beside PyTorch and ONNX Runtime; in a checkout", "benchmarks.__main__"),
 }
@@ -69,7 +69,7 @@ def _help() -> str:
 
 def _run(name: str, args: Sequence[str]) -> None:
     command, prog = COMMANDS[name], f"repvit-sam {name}"
-    module = importlib.import_module(_place(command.module))
+    module = importlib.import_module(place(command.module))
     if command.module.startswith("cli."):
         import tyro
 
@@ -98,7 +98,7 @@ _COUNTS = {"--box": 4, "--point": 3}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def _place(module: str) -> str:
+def place(module: str) -> str:
     """Where a module is: within the library, or in a checkout beside it."""
     package = __package__.partition(".")[0]
     if importlib.util.find_spec(f"{package}.{module.partition('.')[0]}"):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .device import to_device
-    from .examples import DamagedRecordError, Example, ExampleConfig, make_example, read_annotations
+    from .examples import Example, ExampleConfig, make_example, read_annotations
     from .loader import Reading, batches, one_pass
-    from .sources import Record, Source, open_source
+    from .records import DamagedRecordError, Record, Source, Subset
+    from .sources import open_source
 
 __all__ = [
     "DamagedRecordError",
@@ -19,6 +20,7 @@ __all__ = [
     "Reading",
     "Record",
     "Source",
+    "Subset",
     "batches",
     "make_example",
     "one_pass",
@@ -28,7 +30,8 @@ __all__ = [
 ]
 
 _MODULES = {"to_device": "device"} | dict.fromkeys(("Reading", "batches", "one_pass"), "loader")
-_MODULES |= dict.fromkeys(("Record", "Source", "open_source"), "sources")
+_MODULES |= dict.fromkeys(("DamagedRecordError", "Record", "Source", "Subset"), "records")
+_MODULES["open_source"] = "sources"
 
 
 def __getattr__(name: str) -> Any:

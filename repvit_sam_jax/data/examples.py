@@ -13,7 +13,7 @@ from .. import transforms
 from ..inference import rle
 from ..inference.rle import Counts
 from . import masks
-from .sources import Record
+from .records import DamagedRecordError, NoMasksError, Record
 
 Example = dict[str, np.ndarray]
 """`image` uint8 [S, S, 3], resized, padded with zeros at the bottom and right, not normalised; `size` int32 [2], the
@@ -23,14 +23,6 @@ With masks also `masks` bool [K, S/4, S/4], in the decoder's low-resolution fram
 S-frame, the last pixels of the photo included before scaling; `areas` float32 [K], in pixels of the photo; `valid` bool
 [K], False for padding, where the other three are zero.
 """
-
-
-class DamagedRecordError(ValueError):
-    """A record that no example can be made of; the message names it."""
-
-
-class NoMasksError(DamagedRecordError):
-    """A photo whose annotations hold no masks, though some are asked for."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import hashlib
 import json
@@ -10,35 +9,13 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from .pairs import PairSource
+from .records import Record, Source
 from .tar import Shard, open_shard
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """A photo as it is stored."""
-
-    name: str
-    """What errors call it."""
-    photo: bytes
-    """The file."""
-    annotations: bytes | None
-    """JSON as in SA-1B: {"image": {"height", "width"}, "annotations": [{"segmentation": in any of COCO's forms}]}."""
-
-
-class Source(Protocol):
-    """Records in a fixed order, to be read in any order, from any thread or process."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when files are added, removed, renamed, or change their size; the folder doesn't matter."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int) -> Record: ...
 
 
 class TarSource:
@@ -101,6 +78,7 @@ def open_source(spec: str | os.PathLike | Sequence[str | os.PathLike]) -> Source
     """The source that one path or several name.
 
     - `.tar` files, or a folder that holds some: SA-1B's shards. A string may be a pattern, `data/sa_0000*.tar`.
+    - two folders, photos and masks, or one folder with both as `images` and `masks`: pairs (`pairs.PairSource`).
     - another folder: the photos in it and in folders below, hidden ones excluded, by name; without masks.
     - a `.json` file, alone or with a folder: COCO instances, with `file_name` relative to the folder, which is the
       JSON's own if none is given. Crowd annotations are left out, and those without a mask: boxes alone, polygons of
@@ -118,12 +96,16 @@ def open_source(spec: str | os.PathLike | Sequence[str | os.PathLike]) -> Source
         return TarSource(paths)
     if len(jsons) == 1 and len(paths) == len(folders) + 1 <= 2:
         return _open_coco(jsons[0], folders[0] if folders else jsons[0].parent)
+    if len(folders) == len(paths) == 2 and not any(any(folder.glob("*.tar")) for folder in folders):
+        return PairSource(*folders)
     if len(folders) == len(paths) == 1:
-        shards = sorted(folders[0].glob("*.tar"))
+        shards, pair = sorted(folders[0].glob("*.tar")), [folders[0] / name for name in ("images", "masks")]
+        if not shards and all(folder.is_dir() for folder in pair):
+            return PairSource(*pair)
         return TarSource(shards) if shards else _open_folder(folders[0])
     raise ValueError(
-        f"{', '.join(map(str, given)) or 'nothing'}: expected .tar files, a folder of them, a folder of photos, "
-        "or a COCO .json with or without its folder of photos"
+        f"{', '.join(map(str, given)) or 'nothing'}: expected .tar files, a folder of them, a folder of photos with "
+        "or without one of masks, or a COCO .json with or without its folder of photos"
     )
 
 
@@ -165,13 +147,15 @@ def _open_coco(path: Path, folder: Path) -> FileSource:
         content: dict[str, Any] = json.loads(path.read_bytes())
         images = {image["id"]: image for image in content["images"]}
         masks: dict[Any, list[dict[str, Any]]] = {number: [] for number in images}
-        unlisted = 0
+        unlisted = empty = 0
         for annotation in content["annotations"]:
             others = masks.get(annotation["image_id"])
             if others is None:
                 unlisted += 1
-            elif not annotation.get("iscrowd") and (kept := _drawn(annotation.get("segmentation"))):
-                others.append({**annotation, "segmentation": kept})
+            elif kept := _drawn(annotation.get("segmentation")):
+                others += [] if annotation.get("iscrowd") else [{**annotation, "segmentation": kept}]
+            else:
+                empty += 1
         names = {number: _file_name(folder, str(image["file_name"])) for number, image in images.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no COCO instances file: {type(error).__name__}: {error}") from error
@@ -179,6 +163,12 @@ def _open_coco(path: Path, folder: Path) -> FileSource:
         raise ValueError(f"{path} lists no images")
     if unlisted:
         warnings.warn(f"{path}: {unlisted} annotations are left out, whose images it does not list", stacklevel=3)
+    if empty:
+        warnings.warn(
+            f"{path}: {empty} annotations are left out, which have no mask but a box, or polygons of less than three "
+            "points",
+            stacklevel=3,
+        )
     if missing := [name for name in names.values() if not (folder / name).is_file()]:
         raise FileNotFoundError(f"{folder} lacks {len(missing)} of {len(names)} photos of {path}, first {missing[0]}")
     texts = [json.dumps({"image": images[n], "annotations": masks[n]}).encode() for n in names]

@@ -56,26 +56,31 @@ def compose(out: Path, keys: Sequence[str], names: Sequence[str]) -> Path:
     given = sorted(path.name[len(first) : -4] for path in folder.iterdir() if path.name.startswith(f"{first}_"))
     files = [*given, *names]
     titles = [*(name.partition(" ")[2] for name in given), *names]
-    rows = [[_scaled(folder / f"{_file_name(key)}.{file}.png") for file in files] for key in keys]
-    widths = [max(row[i].width for row in rows) for i in range(len(files))]
-    size = sum(widths) + GAP * (len(widths) - 1), 20 + len(rows) * (HEIGHT + GAP)
-    sheet = Image.new("RGB", size, "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, panels in enumerate(rows):
-        for i, panel in enumerate(panels):
-            x = sum(widths[:i]) + GAP * i
-            sheet.paste(panel, (x, 20 + row * (HEIGHT + GAP)))
-            if row == 0:
-                pen.text((x, 3), titles[i], fill="black", font_size=13)
+    rows = [[Image.open(folder / f"{_file_name(key)}.{file}.png") for file in files] for key in keys]
     target = out / "pictures.png"
-    _save(sheet, target)
+    _save(sheet(rows, titles), target)
     return target
 
 
-def _scaled(path: Path) -> Image.Image:
-    with Image.open(path) as opened:
-        width = max(1, round(opened.width * HEIGHT / opened.height))
-        return opened.convert("RGB").resize((width, HEIGHT), Image.Resampling.LANCZOS)
+def sheet(rows: Sequence[Sequence[Image.Image]], titles: Sequence[str]) -> Image.Image:
+    """Rows of panels, all scaled to the same height, under the titles of their columns."""
+    scaled = [[_scaled(panel) for panel in row] for row in rows]
+    widths = [max(row[i].width for row in scaled) for i in range(len(titles))]
+    size = sum(widths) + GAP * (len(widths) - 1), 20 + len(rows) * (HEIGHT + GAP)
+    drawn = Image.new("RGB", size, "white")
+    pen = ImageDraw.Draw(drawn)
+    for row, panels in enumerate(scaled):
+        for i, panel in enumerate(panels):
+            x = sum(widths[:i]) + GAP * i
+            drawn.paste(panel, (x, 20 + row * (HEIGHT + GAP)))
+            if row == 0:
+                pen.text((x, 3), titles[i], fill="black", font_size=13)
+    return drawn
+
+
+def _scaled(panel: Image.Image) -> Image.Image:
+    width = max(1, round(panel.width * HEIGHT / panel.height))
+    return panel.convert("RGB").resize((width, HEIGHT), Image.Resampling.LANCZOS)
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -80,11 +80,11 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(f"{_STEP}::test_parts_of_a_batch",),
     ),
     Mutant(
-        name="statistics-of-a-frozen-encoder-move",
-        file="train/step.py",
-        old='if "image_encoder" in recipe.trained:',
-        new="if student.config.has_batch_norm:",
-        tests=(f"{_STEP}::test_a_frozen_encoder_keeps_its_statistics",),
+        name="frozen-encoder-runs-unfused",
+        file="train/state.py",
+        old='"train" if recipe.encoder_learns else "deploy"',
+        new='"train"',
+        tests=(f"{_STEP}::test_a_frozen_encoder_runs_fused",),
     ),
     Mutant(
         name="single-mask-among-the-best",

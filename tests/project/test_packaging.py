@@ -118,7 +118,7 @@ def test_used_outside_the_checkout(wheel, tmp_path):
     assert where.startswith(str(tmp_path)), done.stderr
     assert made.startswith("wrote tiny.pt")
     assert converted.startswith("wrote tiny.safetensors: tiny, train form")
-    assert "smoke: tiny, prompts in the loop" in recipes_and_loaded
+    assert "smoke: tiny, prompts in the loop" in recipes_and_loaded, done.stderr
     assert recipes_and_loaded[-3:] == ["tiny", "tiny", "tiny"], done.stderr
     assert done.returncode == 0, done.stderr
 

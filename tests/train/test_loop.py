@@ -233,7 +233,7 @@ def test_the_first_held_out_photos_may_have_no_masks(copy, inputs, tmp_path):
     (evaluation,) = lines(copy / "evaluations.jsonl")
     assert evaluation["ground_truth"]["box"]["count"]["all"] > 2
     write_tar(tmp_path / "none.tar", dict(list(members.items())[:20]))
-    with pytest.raises(ValueError, match=r"the first photos of .*none\.tar have no masks to evaluate on"):
+    with pytest.raises(ValueError, match=r"the first held-out photos, such as .*none\.tar:sa_0\.jpg, have no masks"):
         train(ENCODER, tmp_path / "run_2", dataclasses.replace(inputs, held_out=(str(tmp_path / "none.tar"),)))
     assert not (tmp_path / "run_2" / "metrics.jsonl").exists()
 

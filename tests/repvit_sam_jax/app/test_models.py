@@ -86,7 +86,7 @@ def test_a_model_that_does_not_load_is_said(files, opened):
 def test_the_extra_and_the_port_are_named(monkeypatch, capsys):
     monkeypatch.setattr(terminal.importlib.util, "find_spec", lambda name: None)
     for arguments, expected in (((), "repvit-sam-jax[app]"), (("--port", "0"), "--port 0: expected 1 to 65535")):
-        monkeypatch.setattr("repvit_sam_jax.cli._place", lambda module: f"repvit_sam_jax.{module}")
+        monkeypatch.setattr("repvit_sam_jax.cli.place", lambda module: f"repvit_sam_jax.{module}")
         with pytest.raises(SystemExit, match="1"):
             run(monkeypatch, "app", *arguments)
         assert expected in capsys.readouterr().err
