@@ -16,7 +16,7 @@ OURS = ("repvit_sam_jax", "convert", "train", "repvit_sam_jax.evals")
 
 
 def test_there_are_notebooks():
-    assert list(NOTEBOOKS) == ["automatic_mask_generator", "coreml_export", "distillation", "predictor"]
+    assert list(NOTEBOOKS) == ["automatic_mask_generator", "coreml_export", "distillation", "finetune", "predictor"]
 
 
 def read(name):
@@ -85,6 +85,18 @@ def test_distillation_runs(tmp_path, monkeypatch):
     printed = str([cell.outputs for cell in execute("distillation", tmp_path / "notebooks").cells if "outputs" in cell])
     assert printed.count("steps done: 30") == 2
     assert "run of another recipe" in printed
+
+
+@pytest.mark.slow(group="use")
+@pytest.mark.filterwarnings("ignore")
+def test_finetune_runs(tmp_path, monkeypatch):
+    """And what it says of the demonstration model on cells is true."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    printed = str([cell.outputs for cell in execute("finetune", tmp_path / "notebooks").cells if "outputs" in cell])
+    assert "24 photos to learn from, 6 held out" in printed
+    ((before, after),) = re.findall(r"\| box \| ([0-9.]+) \| ([0-9.]+) \|", printed)
+    assert float(after) > float(before)
 
 
 @pytest.mark.torch
