@@ -256,8 +256,8 @@ def test_what_is_no_photo(page, photo, tmp_path):
     Image.new("RGB", (9000, 5600)).save(tmp_path / "large.png")
     Image.new("RGB", (4000, 3)).save(tmp_path / "narrow.png")
     page.choose(tmp_path / "text.png", "text.png is no picture that this browser can read.")
-    page.choose(tmp_path / "large.png", "The photo has 9000 × 5600 pixels; at most 50 million are possible.")
-    page.choose(tmp_path / "narrow.png", "The photo is too narrow for the model, 4000 × 3 pixels.")
+    page.choose(tmp_path / "large.png", "The photo has 9000 x 5600 pixels; at most 50 million are possible.")
+    page.choose(tmp_path / "narrow.png", "The photo is too narrow for the model, 4000 x 3 pixels.")
     assert page.driver.execute_script("return document.body.dataset.photo") == photo.name
     np.testing.assert_array_equal(page.mask(), mask)
 

@@ -30,11 +30,11 @@ const MOST_PIXELS = 50e6;
 export function checkPhoto(size, imageSize) {
   const { width, height } = size;
   if (width * height > MOST_PIXELS) {
-    throw new RangeError(`The photo has ${width} × ${height} pixels; at most ${MOST_PIXELS / 1e6} million are possible.`);
+    throw new RangeError(`The photo has ${width} x ${height} pixels; at most ${MOST_PIXELS / 1e6} million are possible.`);
   }
   const resized = resizedSize(size, imageSize);
   if (Math.min(resized.width, resized.height) < 1) {
-    throw new RangeError(`The photo is too narrow for the model, ${width} × ${height} pixels.`);
+    throw new RangeError(`The photo is too narrow for the model, ${width} x ${height} pixels.`);
   }
 }
 

@@ -41,9 +41,9 @@ test("what the encoder takes is Python's, to the last bit", () => {
 test("photos that are too large or too narrow are refused", () => {
   geometry.checkPhoto({ width: 8000, height: 6000 }, 512);
   const tooLarge = { width: 9000, height: 6000 };
-  assert.throws(() => geometry.checkPhoto(tooLarge, 512), /9000 × 6000 pixels; at most 50 million/);
+  assert.throws(() => geometry.checkPhoto(tooLarge, 512), /9000 x 6000 pixels; at most 50 million/);
   geometry.checkPhoto({ width: 1, height: 32 }, 16);
-  assert.throws(() => geometry.checkPhoto({ width: 1, height: 100 }, 16), /too narrow for the model, 1 × 100/);
+  assert.throws(() => geometry.checkPhoto({ width: 1, height: 100 }, 16), /too narrow for the model, 1 x 100/);
 });
 
 test("a prompt without a box ends with a point that is none", () => {
