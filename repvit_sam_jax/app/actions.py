@@ -34,10 +34,15 @@ class Actions:
     def upload(
         self, file: str | None, model: str, session: Session | None, opacity: float, request: gr.Request
     ) -> Shown:
-        """Another photo, from a file of the visitor's."""
-        if file is None:
+        """Another photo, from a file of the visitor's, which is deleted."""
+        path = Path(file or "")
+        if not path.is_file():
             raise ValueError("the file did not arrive; try again")
-        session = self._open(transforms.load_image(file), Path(file).name, model, session, request)
+        try:
+            image = transforms.load_image(path)
+        finally:
+            path.unlink(missing_ok=True)
+        session = self._open(image, path.name, model, session, request)
         return *self._show(session, opacity), None
 
     def example(

@@ -18,6 +18,8 @@ from .session import Session
 
 IDLE = 1800
 """Seconds after its last click that a visitor's photo is forgotten."""
+UNREAD = 600
+"""Seconds after which an upload is deleted that was not read, since the visitor left; others are deleted at once."""
 MOST_BYTES = 100 * 2**20
 """Size of an upload."""
 VISITORS = 64
@@ -69,7 +71,7 @@ def serve(menu: Menu, host: str, port: int, share: bool) -> None:
             quiet=not share,
             max_file_size=MOST_BYTES,
             state_session_capacity=VISITORS,
-            theme=gr.themes.Default(**_FONTS),
+            theme=_theme(),
             css=_read("page.css"),
             footer_links=[],
             run_history=False,
@@ -87,7 +89,7 @@ def serve(menu: Menu, host: str, port: int, share: bool) -> None:
 def build(menu: Menu) -> gr.Blocks:
     """The page over a menu of models."""
     actions = Actions(menu)
-    with gr.Blocks(title="RepViT-SAM", analytics_enabled=False, delete_cache=(IDLE, IDLE)) as page:
+    with gr.Blocks(title="RepViT-SAM", analytics_enabled=False, delete_cache=(UNREAD // 10, UNREAD)) as page:
         session = gr.State(None, time_to_live=IDLE, delete_callback=lambda old: old and old.close())
         gr.Markdown("# RepViT-SAM")
         with gr.Row():
@@ -131,7 +133,9 @@ def _stage() -> tuple[gr.HTML, gr.Markdown, gr.Radio, dict[str, Any]]:
     gr.Markdown(_HELP)
     with gr.Row(equal_height=True):
         tools: dict[str, Any] = {
-            "mode": gr.Radio(_MODES, value="include", label="A click", container=False, scale=3, elem_id="mode")
+            "mode": gr.Radio(
+                _MODES, value="include", label="A click", container=False, scale=3, min_width=300, elem_id="mode"
+            )
         }
         for name in ("undo", "clear", "refine"):
             tools[name] = gr.Button(name.capitalize(), size="sm", min_width=60, elem_id=name)
@@ -171,6 +175,13 @@ def _results() -> tuple[dict[results.Kind, gr.Button], gr.HTML]:
         labels: dict[results.Kind, str] = {"png": "PNG", "rle": "COCO RLE", "polygons": "Polygons"}
         buttons = {kind: gr.Button(label, size="sm", min_width=60, elem_id=kind) for kind, label in labels.items()}
     return buttons, gr.HTML(None, html_template="", js_on_load=_read("saver.js"))
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's own, with explanations that are dark enough on white to be read."""
+    subdued = {"block_info_text_color": "*neutral_600", "body_text_color_subdued": "*neutral_600"}
+    dark = {"block_info_text_color_dark": "*neutral_300", "body_text_color_subdued_dark": "*neutral_300"}
+    return gr.themes.Default(**_FONTS).set(**subdued, **dark)
 
 
 def _read(name: str) -> str:

@@ -136,9 +136,11 @@ class Page:
     def mask(self) -> np.ndarray:
         return np.asarray(self.picture("mask").convert("L")) > 127
 
-    def records(self) -> list[dict[str, Any]]:
-        return json.loads(self._saved("save-json", "*_masks.json").read_text())["annotations"]
+    def records(self, kind: str = "json") -> list[dict[str, Any]]:
+        """COCO's annotations; `kind` is `json`, with RLE, or `polygons`."""
+        pattern = "*_masks.json" if kind == "json" else "*_polygons.json"
+        return json.loads(self._saved(f"save-{kind}", pattern).read_text())["annotations"]
 
-    def record(self) -> dict[str, Any]:
-        (record,) = self.records()
+    def record(self, kind: str = "json") -> dict[str, Any]:
+        (record,) = self.records(kind)
         return record

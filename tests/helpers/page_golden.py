@@ -14,6 +14,7 @@ from PIL import Image
 
 from repvit_sam_jax import transforms
 from repvit_sam_jax.inference import masks, rle
+from repvit_sam_jax.inference.polygons import mask_to_polygons
 from tests.helpers.processes import ROOT
 
 GOLDEN = ROOT / "convert" / "export" / "page" / "tests" / "golden.json"
@@ -78,13 +79,15 @@ def _upscaled(rng: np.random.Generator, height: int, width: int) -> dict[str, An
 
 def _some_masks(rng: np.random.Generator) -> list[np.ndarray]:
     disc = np.hypot(*np.mgrid[-20:21, -30:31]) < 15
-    return [disc, ~disc, np.zeros((4, 5), bool), np.ones((4, 5), bool), rng.random((9, 7)) > 0.5]
+    noise = rng.random((9, 7)) > 0.5, rng.random((24, 31)) > 0.35
+    return [disc, ~disc, np.zeros((4, 5), bool), np.ones((4, 5), bool), *noise]
 
 
 def _runs(mask: np.ndarray) -> dict[str, Any]:
     counts = rle.mask_to_counts(mask)
     packed = rle.counts_to_coco(counts, (mask.shape[0], mask.shape[1]))
-    return {"mask": mask.astype(int).tolist(), "counts": counts.tolist(), "coco": packed}
+    polygons = mask_to_polygons(mask)
+    return {"mask": mask.astype(int).tolist(), "counts": counts.tolist(), "coco": packed, "polygons": polygons}
 
 
 def _nms(rng: np.random.Generator) -> dict[str, Any]:

@@ -209,6 +209,27 @@ MUTANTS: tuple[Mutant, ...] = (
         tests=(_PAGE,),
     ),
     Mutant(
+        name="page-refines-without-the-mask",
+        file=f"{_SITE}/model.js",
+        old="Float32Array.of(mask ? 1 : 0)",
+        new="Float32Array.of(0)",
+        tests=(_PAGE,),
+    ),
+    Mutant(
+        name="page-takes-corners-for-holes",
+        file=f"{_SITE}/polygons.js",
+        old="fill(padded, 0, 2, ALL_NEIGHBOURS)",
+        new="fill(padded, 0, 2, NEIGHBOURS)",
+        tests=(_PAGE,),
+    ),
+    Mutant(
+        name="page-takes-photos-of-any-size",
+        file=f"{_SITE}/geometry.js",
+        old="if (width * height > MOST_PIXELS) {",
+        new="if (!width) {",
+        tests=(_PAGE,),
+    ),
+    Mutant(
         name="runtime-of-any-hash",
         file="convert/export/web.py",
         old='if integrity != f"sha512-{digest}":',

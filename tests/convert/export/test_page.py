@@ -15,6 +15,7 @@ from repvit_sam_jax.inference.onnx import OnnxPredictor
 from repvit_sam_jax.transforms import load_image
 from repvit_sam_jax.weights.hub import DownloadError
 from tests.helpers.chromium import SITE, chromium, require_browser, served
+from tests.helpers.measures import rasterised
 from tests.helpers.page import Page
 from tests.helpers.processes import ROOT
 
@@ -118,6 +119,16 @@ def test_threads_where_the_page_may_have_them(page):
     )
 
 
+def test_loaded_once_more(port, tmp_path):
+    """By hand, right after the first visit, in which the page has loaded itself again for its threads."""
+    with chromium(tmp_path) as driver:
+        page = Page(driver, tmp_path)
+        page.open(f"http://127.0.0.1:{port}/")
+        driver.refresh()
+        page.wait_for(lambda: page.state() == "ready", 30)
+        assert driver.execute_script("return crossOriginIsolated")
+
+
 def test_points_boxes_and_undo(page, python, photo):
     python.set_image(load_image(photo))
     page.hover(590, 420)
@@ -154,6 +165,27 @@ def test_each_of_the_three_masks(page, python, photo):
         masks, predicted, _ = python.predict(record["point_coords"], [1])
         assert record["predicted_iou"] == pytest.approx(predicted[number - 1], abs=1e-4)
         assert agreement(page.mask(), masks[number - 1]) >= ENOUGH
+
+
+def test_a_mask_refined(page, python, photo):
+    """The logits of the mask that is shown go in again; polygons have the very pixels."""
+    python.set_image(load_image(photo))
+    page.hover(590, 420)
+    page.click()
+    page.wait_for_status("Kept")
+    page.take_candidate(3)
+    (point,) = page.record()["point_coords"]
+    page.press("refine")
+    page.wait_for_status("refined")
+    *_, low_res = python.predict([point], [1])
+    masks, predicted, _ = python.predict([point], [1], mask_input=low_res[2:], multimask_output=False)
+    mask, record = page.mask(), page.record("polygons")
+    assert agreement(mask, masks[0]) >= ENOUGH
+    assert record["predicted_iou"] == pytest.approx(predicted[0], abs=1e-3)
+    np.testing.assert_array_equal(rasterised(record["segmentation"], mask.shape), mask)
+    page.press("undo")
+    page.wait_for(lambda: "refined" not in page.text("status"))
+    assert page.record()["predicted_iou"] != pytest.approx(predicted[0], abs=1e-3)
 
 
 def test_everything(page, python, tmp_path):
@@ -214,9 +246,29 @@ def test_keys(page):
     page.wait_for_status("Point at something")
 
 
-def test_what_is_no_photo(page, tmp_path):
+def test_what_is_no_photo(page, photo, tmp_path):
+    """Is refused in a line, and the photo that is there stays, with its mask."""
+    page.hover(590, 420)
+    page.click()
+    page.wait_for_status("Kept")
+    mask = page.mask()
     (tmp_path / "text.png").write_text("text")
+    Image.new("RGB", (9000, 5600)).save(tmp_path / "large.png")
+    Image.new("RGB", (4000, 3)).save(tmp_path / "narrow.png")
     page.choose(tmp_path / "text.png", "text.png is no picture that this browser can read.")
+    page.choose(tmp_path / "large.png", "The photo has 9000 x 5600 pixels; at most 50 million are possible.")
+    page.choose(tmp_path / "narrow.png", "The photo is too narrow for the model, 4000 x 3 pixels.")
+    assert page.driver.execute_script("return document.body.dataset.photo") == photo.name
+    np.testing.assert_array_equal(page.mask(), mask)
+
+
+def test_a_photo_while_everything_is_searched(page, tmp_path):
+    """Comes next."""
+    Image.fromarray(render(7, 0, (60, 80)).image).save(tmp_path / "next.png")
+    page.everything(32)
+    page.wait_for_status("Finding everything … ")
+    page.choose(tmp_path / "next.png")
+    assert page.driver.execute_script("return document.body.dataset.photo") == "next.png"
 
 
 def test_another_page_at_this_address_later(site, tmp_path, tmp_path_factory):

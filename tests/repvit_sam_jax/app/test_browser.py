@@ -162,6 +162,7 @@ def test_a_visit(server, scene, tmp_path):
         page.find("#upload input[type=file]").send_keys(str(tmp_path / "text.png"))
         await_(lambda: "not an image" in page.find("body").text)
         assert "scene.png" in page.words()
+        assert [path for path in (tmp_path / "uploads").rglob("*") if path.is_file() and path.stat().st_size] == []
         addresses = requested(driver)
         another_visitor(driver, page, address)
         addresses |= requested(driver)

@@ -2,7 +2,7 @@
 
 import { Client } from "./client.js";
 import { maskToPng, canvasToPng, save, toCoco } from "./download.js";
-import { measure } from "./masks.js";
+import { checkPhoto } from "./geometry.js";
 import { best } from "./model.js";
 import { element, View } from "./view.js";
 
@@ -26,6 +26,8 @@ export class App {
     this.view = new View(about);
     this.name = "";
     this.hasPhoto = false;
+    /** @type {[Blob, string] | null} a photo that came while something else was done */
+    this.next = null;
     /** @type {Prompt[]} what was kept, step by step; the last one counts */
     this.steps = [EMPTY];
     /** @type {{prompt: Prompt, answer: Answer} | null} */
@@ -55,10 +57,12 @@ export class App {
   /**
    * @param {"loading" | "ready" | "busy" | "failed"} state
    * @param {string} text
+   * @param {boolean} [isWrong]
    */
-  say(state, text) {
+  say(state, text, isWrong = false) {
     document.body.dataset.state = state;
     element("status", HTMLElement).textContent = text;
+    element("status", HTMLElement).classList.toggle("wrong", isWrong);
     const canAsk = state === "ready" && this.hasPhoto;
     element("prompt-tools", HTMLFieldSetElement).disabled = !canAsk;
     element("everything-tools", HTMLFieldSetElement).disabled = !canAsk && !this.isSearching;
@@ -75,7 +79,7 @@ export class App {
    * @param {unknown} error
    */
   fail(error) {
-    this.say("ready", error instanceof Error ? error.message : String(error));
+    this.say("ready", error instanceof Error ? error.message : String(error), true);
   }
 
   async open() {
@@ -86,6 +90,7 @@ export class App {
     this.where = `${this.about.name}, ${this.about.image_size} pixels, on the ${where}`;
     element("figures", HTMLElement).textContent = this.where;
     this.say("ready", "Ready for a photo.");
+    this.takeNext();
   }
 
   /**
@@ -93,12 +98,20 @@ export class App {
    * @param {string} name
    */
   async take(file, name) {
-    if (document.body.dataset.state !== "ready") return;
+    const state = /** @type {"loading" | "ready" | "busy" | "failed"} */ (document.body.dataset.state);
+    if (state !== "ready") {
+      if (state === "failed") return;
+      this.next = [file, name];
+      this.say(state, `${name} is next …`);
+      if (this.isSearching) this.client.stop();
+      return;
+    }
     this.say("busy", "Reading the photo …");
     try {
       const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => {
         throw new Error(`${name} is no picture that this browser can read.`);
       });
+      checkPhoto(bitmap, this.about.image_size); // before anything of the photo that is there is lost
       this.hasPhoto = false;
       this.reset();
       this.view.show(bitmap);
@@ -117,6 +130,13 @@ export class App {
     } catch (error) {
       this.fail(error);
     }
+    this.takeNext();
+  }
+
+  takeNext() {
+    const next = this.next;
+    this.next = null;
+    if (next !== null) this.take(...next);
   }
 
   /** Forget all prompts and masks. */
@@ -180,6 +200,18 @@ export class App {
     this.answerPrompt();
   }
 
+  /** The mask that is shown goes back into the decoder, with its prompt. */
+  refine() {
+    if (!this.canAsk || !this.canRefine) return;
+    const [mask] = this.masks();
+    /** @type {HTMLInputElement} */ (document.querySelector("[name=candidate][value=best]")).checked = true;
+    this.step({ ...this.prompt, mask });
+  }
+
+  get canRefine() {
+    return this.found === null && this.shown?.prompt === this.prompt;
+  }
+
   undo() {
     if (!this.canAsk) return;
     if (this.found !== null) this.found = null;
@@ -237,8 +269,10 @@ export class App {
     if (this.shown === null) return this.isEmpty ? "Point at something." : "Background alone is no object: add a point of one.";
     const { points, box } = this.prompt;
     const parts = [...(points.length ? [counted(points.length, "point")] : []), ...(box ? ["a box"] : [])];
-    const what = this.shown.prompt === this.prompt ? `Kept ${parts.join(" and ")}` : "Click to keep it";
-    return `${what}: quality ${percent(this.shown.answer.iou[this.chosen()])} by the model's own estimate.`;
+    const isKept = this.shown.prompt === this.prompt;
+    const what = isKept ? `Kept ${parts.join(" and ")}` : `${this.draft ? "Let go" : "Click"} to keep it`;
+    const refined = this.shown.prompt.mask ? ", refined" : "";
+    return `${what}${refined}: predicted IoU ${percent(this.shown.answer.iou[this.chosen()])}.`;
   }
 
   /** Number of the mask that is shown, of the decoder's four. */
@@ -271,6 +305,7 @@ export class App {
     const { encode, decode } = this.figures;
     const times = encode ? ` Photo ${milliseconds(encode)}${decode ? `, mask ${milliseconds(decode)}` : ""}.` : "";
     element("figures", HTMLElement).textContent = `${this.where}.${times}`;
+    element("refine", HTMLButtonElement).disabled = !this.canRefine;
     document.querySelectorAll("#candidates span").forEach((span, i) => {
       const isThree = this.shown !== null && this.found === null && i > 0;
       span.textContent = isThree ? `${i}: ${percent(this.shown?.answer.iou[i] ?? 0)}` : ["Best", "1", "2", "3"][i];
@@ -302,6 +337,7 @@ export class App {
     } finally {
       button.textContent = "Find everything";
     }
+    this.takeNext();
   }
 
   get stem() {
@@ -314,27 +350,12 @@ export class App {
     return save(await maskToPng(mask, this.view.size), `${this.stem}_mask.png`);
   }
 
-  saveJson() {
-    const { size } = this.view;
-    const upscaler = this.view.fullSize();
-    const threshold = this.about.mask_threshold;
-    const offset = this.about.generator.stability_score_offset;
+  /** @param {boolean} asPolygons */
+  saveJson(asPolygons) {
     const iou = this.shown?.answer.iou[this.chosen()] ?? 0;
     const one = () => ({ logits: this.masks()[0], iou, prompt: this.shown?.prompt ?? EMPTY });
-    const all = this.found ?? [one()];
-    const saved = all.map(({ logits, iou, prompt }) => {
-      const figures = measure(upscaler.part(logits, threshold - offset), threshold, offset);
-      const { x1, y1, x2, y2 } = figures?.extent ?? { x1: 0, y1: 0, x2: 0, y2: 0 };
-      return {
-        mask: upscaler.mask(logits, threshold),
-        area: figures?.area ?? 0,
-        bbox: [x1, y1, x2 - x1, y2 - y1],
-        iou,
-        stability: figures?.stability ?? 0,
-        prompt,
-      };
-    });
-    save(toCoco(this.name, size, saved), `${this.stem}_masks.json`);
+    const file = toCoco(this.name, this.view.fullSize(), this.about, this.found ?? [one()], asPolygons);
+    save(file, `${this.stem}_${asPolygons ? "polygons" : "masks"}.json`);
   }
 }
 

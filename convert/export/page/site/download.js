@@ -1,11 +1,11 @@
 /** Results as files. */
 
-import { toRle } from "./masks.js";
+import { measure, toRle } from "./masks.js";
+import { toPolygons } from "./polygons.js";
 
 /**
  * @typedef {import("./geometry.js").Size} Size
- * @typedef {{mask: Uint8Array, area: number, bbox: number[], iou: number, stability: number,
- *   prompt: import("./geometry.js").Prompt}} Saved
+ * @typedef {{logits: Float32Array, iou: number, prompt: import("./geometry.js").Prompt}} Saved
  */
 
 /**
@@ -50,25 +50,35 @@ export function canvasToPng(canvas) {
 /**
  * COCO's form: the photo, and SAM's records as annotations, as `repvit-sam everything` writes them, with the prompts.
  * @param {string} name of the photo
- * @param {Size} size
+ * @param {import("./masks.js").Upscaler} upscaler to the photo's size
+ * @param {import("./model.js").About} about
  * @param {Saved[]} masks
+ * @param {boolean} asPolygons in place of compressed RLE
  */
-export function toCoco(name, size, masks) {
-  const annotations = masks.map(({ mask, area, bbox, iou, stability, prompt }, i) => ({
-    id: i + 1,
-    image_id: 1,
-    category_id: 1,
-    iscrowd: 0,
-    segmentation: toRle(mask, size),
-    area,
-    bbox,
-    predicted_iou: iou,
-    point_coords: prompt.points.map(({ x, y }) => [x, y]),
-    point_labels: prompt.points.map(({ label }) => label),
-    prompt_box: prompt.box && [prompt.box.x1, prompt.box.y1, prompt.box.x2, prompt.box.y2],
-    stability_score: stability,
-    crop_box: [0, 0, size.width, size.height],
-  }));
+export function toCoco(name, upscaler, about, masks, asPolygons) {
+  const { size } = upscaler;
+  const { mask_threshold: threshold, generator } = about;
+  const offset = generator.stability_score_offset;
+  const annotations = masks.map(({ logits, iou, prompt }, i) => {
+    const figures = measure(upscaler.part(logits, threshold - offset), threshold, offset);
+    const { x1, y1, x2, y2 } = figures?.extent ?? { x1: 0, y1: 0, x2: 0, y2: 0 };
+    const mask = upscaler.mask(logits, threshold);
+    return {
+      id: i + 1,
+      image_id: 1,
+      category_id: 1,
+      iscrowd: 0,
+      segmentation: asPolygons ? toPolygons(mask, size) : toRle(mask, size),
+      area: figures?.area ?? 0,
+      bbox: [x1, y1, x2 - x1, y2 - y1],
+      predicted_iou: iou,
+      point_coords: prompt.points.map(({ x, y }) => [x, y]),
+      point_labels: prompt.points.map(({ label }) => label),
+      prompt_box: prompt.box && [prompt.box.x1, prompt.box.y1, prompt.box.x2, prompt.box.y2],
+      stability_score: figures?.stability ?? null,
+      crop_box: [0, 0, size.width, size.height],
+    };
+  });
   const images = [{ id: 1, file_name: name, width: size.width, height: size.height }];
   const content = { images, annotations, categories: [{ id: 1, name: "object" }] };
   return new Blob([JSON.stringify(content, null, 1)], { type: "application/json" });

@@ -10,7 +10,8 @@
  * @typedef {{x: number, y: number}} Point
  * @typedef {{x1: number, y1: number, x2: number, y2: number}} Box corners, in pixels of the photo
  * @typedef {Point & {label: 0 | 1}} LabelledPoint 1 is foreground, 0 background; in pixels of the photo
- * @typedef {{points: LabelledPoint[], box: Box | null}} Prompt
+ * @typedef {{points: LabelledPoint[], box: Box | null, mask?: Float32Array}} Prompt `mask` is logits [S/4, S/4] of one
+ *   that is to be refined
  * @typedef {Size & {data: Uint8Array | Uint8ClampedArray}} Pixels with `channels` values each, row by row
  */
 
@@ -18,6 +19,24 @@
 const NOT_A_POINT = -1;
 const TOP_LEFT = 2;
 const BOTTOM_RIGHT = 3;
+/** Pixels of a photo that memory is sure to suffice for, on phones too. */
+const MOST_PIXELS = 50e6;
+
+/**
+ * @param {Size} size of a photo
+ * @param {number} imageSize
+ * @throws {RangeError} if it is too large, or so narrow that nothing of its short side would be left
+ */
+export function checkPhoto(size, imageSize) {
+  const { width, height } = size;
+  if (width * height > MOST_PIXELS) {
+    throw new RangeError(`The photo has ${width} x ${height} pixels; at most ${MOST_PIXELS / 1e6} million are possible.`);
+  }
+  const resized = resizedSize(size, imageSize);
+  if (Math.min(resized.width, resized.height) < 1) {
+    throw new RangeError(`The photo is too narrow for the model, ${width} x ${height} pixels.`);
+  }
+}
 
 /**
  * Size after the longer side is scaled to `imageSize`; halves round up.
@@ -43,11 +62,11 @@ export function toFrame(point, size, imageSize) {
 }
 
 /**
- * Whether a prompt means one of several things: a single point.
+ * Whether a prompt means one of several things: a single point, and no mask.
  * @param {Prompt} prompt
  */
 export function isAmbiguous(prompt) {
-  return prompt.points.length === 1 && prompt.box === null;
+  return prompt.points.length === 1 && prompt.box === null && prompt.mask === undefined;
 }
 
 /**
@@ -55,7 +74,7 @@ export function isAmbiguous(prompt) {
  * @param {Prompt} prompt
  * @param {Size} size of the photo
  * @param {number} imageSize
- * @returns {{coords: Float32Array, labels: Float32Array, count: number}}
+ * @returns {{coords: Float32Array, labels: Float32Array, count: number, mask?: Float32Array}}
  */
 export function packPrompt(prompt, size, imageSize) {
   /** @type {number[]} */
@@ -69,7 +88,8 @@ export function packPrompt(prompt, size, imageSize) {
     coords.push(...toFrame({ x: x1, y: y1 }, size, imageSize), ...toFrame({ x: x2, y: y2 }, size, imageSize));
     labels.push(TOP_LEFT, BOTTOM_RIGHT);
   }
-  return { coords: Float32Array.from(coords), labels: Float32Array.from(labels), count: labels.length };
+  const [count, { mask }] = [labels.length, prompt];
+  return { coords: Float32Array.from(coords), labels: Float32Array.from(labels), count, mask };
 }
 
 /**
@@ -226,11 +246,9 @@ function resizeColumns(image, height, channels) {
  * @param {readonly number[]} mean of each channel
  * @param {readonly number[]} std
  * @returns {Float32Array}
- * @throws {RangeError} if the photo is so narrow that nothing of its short side would be left
  */
 export function preprocess(image, imageSize, mean, std) {
   const size = resizedSize(image, imageSize);
-  if (size.width < 1 || size.height < 1) throw new RangeError("The photo is too narrow for the model.");
   const resized = resizeBilinear(image, size, 4, 3);
   const out = new Float32Array(3 * imageSize * imageSize);
   const table = new Float32Array(256);

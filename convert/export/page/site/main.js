@@ -19,11 +19,28 @@ async function isolate() {
     const isReady = navigator.serviceWorker.ready.then(() => true);
     const isLate = new Promise((resolve) => setTimeout(() => resolve(false), 3000));
     if (!(await Promise.race([isReady, isLate]))) return;
+    // Chromium shows this very document again when a person reloads the page the first time.
+    addEventListener("pageshow", (event) => event.persisted && location.reload());
     location.reload();
     await new Promise(() => {});
   } catch (error) {
     console.info(`One thread: ${error instanceof Error ? error.message : error}`);
   }
+}
+
+/**
+ * @param {App} app
+ * @param {string} id of a button
+ * @param {() => unknown} act
+ */
+function onClick(app, id, act) {
+  element(id, HTMLButtonElement).addEventListener("click", async () => {
+    try {
+      await act();
+    } catch (error) {
+      app.fail(error);
+    }
+  });
 }
 
 /** @param {App} app */
@@ -34,8 +51,9 @@ function listenForPhotos(app) {
     take(file.files?.[0]);
     file.value = ""; // so that the same file may be chosen again
   });
-  element("example", HTMLButtonElement).addEventListener("click", async () => {
-    const response = await fetch("example.jpg");
+  onClick(app, "example", async () => {
+    const response = await fetch("example.jpg").catch(() => null);
+    if (!response?.ok) throw new Error("The example could not be loaded.");
     app.take(await response.blob(), "example.jpg");
   });
   addEventListener("dragover", (event) => {
@@ -52,19 +70,13 @@ function listenForPhotos(app) {
 
 /** @param {App} app */
 function listenToTools(app) {
-  const onClick = (/** @type {string} */ id, /** @type {() => unknown} */ act) =>
-    element(id, HTMLButtonElement).addEventListener("click", async () => {
-      try {
-        await act();
-      } catch (error) {
-        app.fail(error);
-      }
-    });
-  onClick("undo", () => app.undo());
-  onClick("clear", () => app.clear());
-  onClick("everything", () => app.everything());
-  onClick("save-png", () => app.savePng());
-  onClick("save-json", () => app.saveJson());
+  onClick(app, "undo", () => app.undo());
+  onClick(app, "clear", () => app.clear());
+  onClick(app, "refine", () => app.refine());
+  onClick(app, "everything", () => app.everything());
+  onClick(app, "save-png", () => app.savePng());
+  onClick(app, "save-json", () => app.saveJson(false));
+  onClick(app, "save-polygons", () => app.saveJson(true));
   element("opacity", HTMLInputElement).addEventListener("input", () => app.redraw());
   element("candidates", HTMLElement).addEventListener("change", () => app.show(app.shown));
   addEventListener("resize", () => app.hasPhoto && app.redraw());

@@ -38,8 +38,7 @@ export class Model {
     this.encoder = encoder;
     this.decoder = decoder;
     const side = about.image_size / 4;
-    this.noMask = new ort.Tensor("float32", new Float32Array(side * side), [1, 1, side, side]);
-    this.hasNoMask = new ort.Tensor("float32", new Float32Array(1), [1]);
+    this.noMask = new Float32Array(side * side);
     /** @type {import("onnxruntime-web").Tensor | null} */
     this.embedding = null;
   }
@@ -81,14 +80,15 @@ export class Model {
   }
 
   /**
-   * Masks for prompts of as many points each.
+   * Masks for prompts of as many points each; one that has a mask is alone.
    * @param {Packed[]} prompts
    * @returns {Promise<Decoded[]>}
    */
   async decode(prompts) {
     if (this.embedding === null) throw new Error("No photo is encoded.");
-    const [count, points] = [prompts.length, prompts[0].count];
+    const [count, { count: points, mask }] = [prompts.length, prompts[0]];
     const { Tensor } = this.ort;
+    const side = this.about.image_size / 4;
     const coords = new Float32Array(count * points * 2);
     const labels = new Float32Array(count * points);
     prompts.forEach((prompt, i) => {
@@ -99,8 +99,8 @@ export class Model {
       image_embeddings: this.embedding,
       point_coords: new Tensor("float32", coords, [count, points, 2]),
       point_labels: new Tensor("float32", labels, [count, points]),
-      mask_input: this.noMask,
-      has_mask_input: this.hasNoMask,
+      mask_input: new Tensor("float32", mask ?? this.noMask, [1, 1, side, side]),
+      has_mask_input: new Tensor("float32", Float32Array.of(mask ? 1 : 0), [1]),
     });
     const masks = /** @type {Float32Array} */ (found.low_res_masks.data);
     const iou = /** @type {Float32Array} */ (found.iou_predictions.data);

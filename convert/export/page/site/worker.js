@@ -15,9 +15,6 @@ import { Model } from "./model.js";
  *   {task: "stop"})} Request
  */
 
-/** Pixels of a photo that memory is sure to suffice for, on phones too. */
-const MOST_PIXELS = 50e6;
-
 /** @type {Model | null} */
 let model = null;
 /** @type {Size} */
@@ -32,7 +29,6 @@ async function readPixels(file) {
   const options = /** @type {const} */ ({ colorSpaceConversion: "none", premultiplyAlpha: "none" });
   const bitmap = await createImageBitmap(file, { ...options, imageOrientation: "from-image" });
   const { width, height } = bitmap;
-  if (width * height > MOST_PIXELS) throw new Error(`The photo has ${width} × ${height} pixels, which is too many here.`);
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   if (context === null) throw new Error("This browser draws no pictures of this size.");
   context.drawImage(bitmap, 0, 0);

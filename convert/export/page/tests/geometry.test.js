@@ -36,8 +36,14 @@ test("what the encoder takes is Python's, to the last bit", () => {
   const { pixels, image_size, mean, std, values } = golden.preprocessed;
   const found = geometry.preprocess(toPixels(pixels, 255), image_size, mean, std);
   assert.deepEqual([...found], values.flat(2));
-  const narrow = { width: 1, height: 100, data: new Uint8Array(400) };
-  assert.throws(() => geometry.preprocess(narrow, 16, mean, std), RangeError);
+});
+
+test("photos that are too large or too narrow are refused", () => {
+  geometry.checkPhoto({ width: 8000, height: 6000 }, 512);
+  const tooLarge = { width: 9000, height: 6000 };
+  assert.throws(() => geometry.checkPhoto(tooLarge, 512), /9000 x 6000 pixels; at most 50 million/);
+  geometry.checkPhoto({ width: 1, height: 32 }, 16);
+  assert.throws(() => geometry.checkPhoto({ width: 1, height: 100 }, 16), /too narrow for the model, 1 x 100/);
 });
 
 test("a prompt without a box ends with a point that is none", () => {
@@ -53,6 +59,7 @@ test("a prompt without a box ends with a point that is none", () => {
   assert.equal(both.count, 3);
   assert.ok(geometry.isAmbiguous({ points: [point], box: null }));
   assert.ok(!geometry.isAmbiguous({ points: [point], box }));
+  assert.ok(!geometry.isAmbiguous({ points: [point], box: null, mask: new Float32Array(4) }));
 });
 
 test("pointers become points of the photo and stay within it", () => {

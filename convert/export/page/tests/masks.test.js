@@ -5,6 +5,7 @@ import test from "node:test";
 import { findEverything, grid } from "../site/everything.js";
 import * as masks from "../site/masks.js";
 import { drawMask } from "../site/overlay.js";
+import { toPolygons } from "../site/polygons.js";
 
 const golden = JSON.parse(readFileSync(new URL("golden.json", import.meta.url), "utf8"));
 const toSize = (/** @type {number[]} */ [height, width]) => ({ height, width });
@@ -40,6 +41,13 @@ test("runs and their text are COCO's", () => {
     const size = { width: mask[0].length, height: mask.length };
     assert.deepEqual(masks.toCounts(flat, size), counts);
     assert.deepEqual(masks.toRle(flat, size), coco);
+  }
+});
+
+test("outlines are Python's", () => {
+  for (const { mask, polygons } of golden.runs) {
+    const size = { width: mask[0].length, height: mask.length };
+    assert.deepEqual(toPolygons(Uint8Array.from(mask.flat()), size), polygons);
   }
 });
 

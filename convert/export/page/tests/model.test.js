@@ -35,6 +35,23 @@ test("a processor that computes masks otherwise is found out", async () => {
   }
 });
 
+test("a mask goes into the decoder with its prompt", async () => {
+  const model = withMask(new Float32Array(64));
+  /** @type {any[]} */
+  const asked = [];
+  const { run } = model.decoder;
+  model.decoder.run = (/** @type {any} */ feeds) => {
+    asked.push([feeds.mask_input.data, feeds.has_mask_input.data]);
+    return run(feeds);
+  };
+  await model.encode(testPicture(SIDE));
+  const prompt = { coords: Float32Array.of(1, 1), labels: Float32Array.of(1), count: 1 };
+  const mask = Float32Array.from({ length: 64 }, (_, i) => i);
+  await model.decode([{ ...prompt, mask }]);
+  await model.decode([prompt]);
+  assert.deepEqual(asked, [[mask, Float32Array.of(1)], [new Float32Array(64), Float32Array.of(0)]]);
+});
+
 test("no photo, no masks", async () => {
   await assert.rejects(withMask(new Float32Array(64)).decode([]), /No photo/);
 });
