@@ -36,7 +36,7 @@ class Evaluation:
         self, recipe: Recipe, student: Sam, teacher: Teacher | None, source: Source, inputs: Inputs, mesh: Mesh
     ) -> None:
         self._student, self._teacher, self._source, self._reading = student, teacher, source, inputs.reading
-        self._config = data.ExampleConfig(student.config.image_size, recipe.prompting.num_prompts)
+        self._config = data.ExampleConfig(student.config.image_size, recipe.prompting.num_prompts, spread=True)
         # As many photos as a device has at work in a step.
         self._size = max(1, min(recipe.batch_size // recipe.micro_batches // mesh.size, len(source)))
         self._count = -(-min(EVALUATED, len(source)) // self._size)

@@ -39,8 +39,10 @@ TRAINED: dict[Parts, tuple[str, ...]] = {
 HELD_OUT = 5
 """One of so many photos is set aside, unless there are held-out ones."""
 MOST_HELD_OUT = 64
-PASSES, FEWEST, MOST = 12, 300, 3000
+PASSES, FEWEST, MOST = 6, 300, 3000
 """Steps: passes through the photos, but no fewer and no more of them than these; patience ends most runs earlier."""
+EVALUATIONS = 6
+"""Of a run that takes all its steps, besides the one of its start."""
 SHOWN = 4
 """Held-out photos in the picture."""
 
@@ -130,8 +132,8 @@ def _recipe(weights: str, count: int, parts: Parts, settings: Sequence[str]) -> 
         "trained": ",".join(TRAINED[parts]),
         "dtype": "float32" if jax.default_backend() == "cpu" else "bfloat16",
         "steps": steps,
-        "evaluate_every": steps // 10,
-        "checkpoint_every": steps // 10,
+        "evaluate_every": steps // EVALUATIONS,
+        "checkpoint_every": steps // EVALUATIONS,
     }
     if parts != "decoder":  # more can be forgotten
         chosen["optimizer.learning_rate"] = recipe.optimizer.learning_rate / 3

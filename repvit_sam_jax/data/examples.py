@@ -37,6 +37,9 @@ class ExampleConfig:
     """A mask is chosen with probability proportional to area**-area_exponent: 0 for all alike, more for small ones."""
     flip_probability: float = 0.0
     """Probability of mirroring photo and masks. Cached embeddings are those of photos that are not."""
+    spread: bool = False
+    """Whether masks that no generator draws are evenly spread over the annotations, in place of their first ones: these
+    may be of another kind, such as all of one class or of one annotator."""
 
     def __post_init__(self) -> None:
         if self.image_size <= 0 or self.image_size % 16:
@@ -53,8 +56,8 @@ def make_example(record: Record, config: ExampleConfig, rng: np.random.Generator
     Args:
       record: a photo and, if masks are asked for, its annotations.
       config: what the example holds.
-      rng: draws the masks, without replacement, and whether to flip. None takes the first K and flips nothing, for
-        evaluation.
+      rng: draws the masks, without replacement, and whether to flip. None takes the first K, or K that are spread, and
+        flips nothing, for evaluation.
 
     Returns:
       See `Example`. A mask without a pixel in the low-resolution frame is left out, unless there are no others.
@@ -123,7 +126,7 @@ def _choose(
 ) -> Example:
     """The arrays of up to K masks."""
     areas = np.array([rle.area(counts) for counts in found], np.float32)
-    order = np.arange(len(found))
+    order = _spread(len(found), config.num_masks) if config.spread else np.arange(len(found))
     if rng is not None:  # the first of exponential arrivals at these rates: weighted, without replacement
         order = np.argsort(rng.exponential(size=len(found)) * areas**config.area_exponent)
     limit = len(found) if config.num_masks is None else config.num_masks
@@ -148,6 +151,12 @@ def _choose(
         example["masks"][place] = low_res.get(i, False)
         example["areas"][place] = areas[i]
     return example
+
+
+def _spread(length: int, count: int | None) -> np.ndarray:
+    """All places, those first that are evenly spread; the others take the place of masks that have no pixel."""
+    first = np.unique(np.linspace(0, length - 1, min(count or length, length)).round().astype(int))
+    return np.concatenate([first, np.setdiff1d(np.arange(length), first)])
 
 
 def _no_masks(count: int, image_size: int) -> Example:

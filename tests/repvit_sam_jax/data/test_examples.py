@@ -70,6 +70,9 @@ def test_masks_boxes_and_areas():
         assert not found[name][5:].any()
     assert make_example(record(1), ExampleConfig(32, num_masks=None))["areas"].tolist() == found["areas"][:5].tolist()
     assert make_example(record(1), ExampleConfig(32, num_masks=2))["areas"].tolist() == found["areas"][:2].tolist()
+    for count, places in ((1, [0]), (2, [0, 4]), (3, [0, 2, 4]), (None, range(5))):
+        spread = make_example(record(1), ExampleConfig(32, num_masks=count, spread=True))
+        assert spread["areas"].tolist() == found["areas"][list(places)].tolist()
 
 
 def test_choice_is_the_generators():
