@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -31,6 +33,30 @@ def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[Polygon]:
         part, (x, y) = parts.pop()
         whole += [_outline(piece, offset) for piece, offset in _without_holes(part, (x, y), parts)]
     return sorted(whole, key=len, reverse=True)
+
+
+def joined(polygons: Sequence[Polygon]) -> Polygon:
+    """One polygon with the area of several that do not overlap, for forms that know one polygon an object.
+
+    From each polygon a line goes to the nearest corner of those before it, there and back: it encloses nothing, by the
+    even-odd and by the non-zero rule.
+
+    Args:
+      polygons: such as `mask_to_polygons` gives; of none, the result is empty.
+    """
+    from scipy.spatial import KDTree
+
+    if not polygons:
+        return []
+    whole = np.reshape(polygons[0], (-1, 2))
+    for polygon in polygons[1:]:
+        part = np.reshape(polygon, (-1, 2))
+        distances, nearest = KDTree(whole).query(part)
+        start = int(distances.argmin())
+        at = int(nearest[start])
+        around = np.roll(part, -start, axis=0)
+        whole = np.concatenate([whole[: at + 1], around, around[:1], whole[at:]])
+    return whole.ravel().tolist()
 
 
 _Part = tuple[Bool[np.ndarray, "h w"], tuple[int, int]]

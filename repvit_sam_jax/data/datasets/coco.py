@@ -12,6 +12,7 @@ from pycocotools import mask as coco_masks
 
 from ... import transforms
 from ...inference import rle
+from ..sources import photo_folders
 from . import layout
 
 COCO = "COCO (cocodataset.org), with annotations/instances_val2017.json and val2017/*.jpg"
@@ -30,7 +31,8 @@ class Coco:
 
         Args:
           path: a JSON file of COCO's form, with `images`, `annotations` and `categories`.
-          folders: where the photos may be; the first one that holds the first photo should hold all.
+          folders: where the photos may be, beside the file's own places (`sources.photo_folders`); the first one that
+            holds the first photo should hold all.
 
         Raises:
           ValueError: the file has another form, ids are no integers, unknown or there twice, or photos lack.
@@ -61,7 +63,7 @@ class Coco:
             raise ValueError(f"{path} lists {'a photo twice' if images else 'no images'}")
         self.keys = list(self.images)
         """Photos' paths within their folder, in the order of the images' ids, as pycocotools takes them."""
-        self._folder = self._find(folders)
+        self._folder = self._find([*folders, *photo_folders(path, content)])
 
     def _ids(self, entries: Sequence[Annotation], what: str) -> set[int]:
         ids = {entry["id"] for entry in entries}

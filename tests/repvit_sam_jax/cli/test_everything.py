@@ -17,7 +17,7 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     given = ["everything", photo, "--weights", weights, "--out", out, "--points-per-side", "3"]
     thresholds = ["--pred-iou-thresh", "-1", "--stability-score-thresh", "1e-6"]
-    run(monkeypatch, *given, *thresholds, "--pngs", "--json")
+    run(monkeypatch, *given, *thresholds, "--format", "png", "coco", "--json")
     result = json.loads(capsys.readouterr().out)
     content = json.loads((out / "records.json").read_text())
     assert content["images"] == [{"id": 1, "file_name": "photo.png", "width": 80, "height": 60}]
@@ -32,7 +32,7 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
     coco = [{"id": i + 1, "image_id": 1, "category_id": 1, "iscrowd": 0} for i in range(len(modes))]
     assert records == [{**about, **record} for about, record in zip(coco, modes, strict=True)]
     for i, record in enumerate(expected):
-        np.testing.assert_array_equal(read(out / f"mask_{i:04d}.png") > 0, record["segmentation"])
+        np.testing.assert_array_equal(read(out / "masks" / "photo" / f"mask_{i:04d}.png") > 0, record["segmentation"])
     assert read(out / "overlay.png").shape == (60, 80, 3)
     monkeypatch.setattr(sys, "argv", ["repvit-sam", *map(str, given)])
     with pytest.raises(SystemExit):
