@@ -16,7 +16,6 @@ from ..files import check_new_folder, new_folder
 from ..parts import Parts
 from ..terminal import COMPILE_CACHE, use_compile_cache
 from .common import DEMO, NOTHING_STORED, Model, Stopwatch, Stored, save_picture, size_of
-from .masks import relative
 
 if TYPE_CHECKING:
     import numpy as np
@@ -232,7 +231,7 @@ class _Task:
         return found
 
     def _write(self, folder: Path, found: dict[str, Any], photos: Path) -> None:
-        from ..inference.formats import write_folder
+        from ..inference.formats import relative, write_folder
 
         for form in self.forms:
             write_folder(folder, found, form, photos=relative(photos, self.out))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,16 +123,8 @@ class FolderWriter:
                 names[path]: formats.found_in(path.name, self._sizes[path], records)
                 for path, records in sorted(self._records.items())
             }
-            formats.write_folder(target.out, found, target.form, photos=relative(photos, target.out))
+            formats.write_folder(target.out, found, target.form, photos=formats.relative(photos, target.out))
         return sorted(self._results, key=lambda result: result["photo"])
-
-
-def relative(photos: Path, out: Path) -> str:
-    """The folder of photos as seen from another, with slashes."""
-    try:
-        return Path(os.path.relpath(photos.resolve(), out.resolve())).as_posix()
-    except ValueError:  # on another drive
-        return photos.resolve().as_posix()
 
 
 def save_overlay(done: Segmented, path: Path) -> None:

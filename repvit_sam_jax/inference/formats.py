@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def content(found: Found, form: Format) -> bytes:
         return png(mask)
     if form == "yolo":
         return yolo_labels(found).encode()
-    return _json(found if form == "rle" else coco_file([found], polygons=form == "polygons"))
+    return as_json(found if form == "rle" else coco_file([found], polygons=form == "polygons"))
 
 
 def write_folder(
@@ -154,7 +155,8 @@ def write_folder(
     """
     if form in ("coco", "polygons"):
         write(
-            folder / RECORDS, _json(coco_file(list(found.values()), categories, photos=photos, polygons=form != "coco"))
+            folder / RECORDS,
+            as_json(coco_file(list(found.values()), categories, photos=photos, polygons=form != "coco")),
         )
         return [RECORDS]
     if form == "yolo":
@@ -185,8 +187,17 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _json(tree: Any) -> bytes:
+def as_json(tree: Any) -> bytes:
+    """A file of JSON. Raises ValueError for NaN, which it lacks."""
     return json.dumps(tree, indent=1, allow_nan=False).encode()
+
+
+def relative(photos: Path, folder: Path) -> str:
+    """The folder of photos as seen from another, with slashes."""
+    try:
+        return Path(os.path.relpath(photos.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # on another drive
+        return photos.resolve().as_posix()
 
 
 def write(path: Path, data: bytes) -> None:
