@@ -285,8 +285,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="joined-polygons-do-not-come-back",
         file="repvit_sam_jax/inference/polygons.py",
-        old="np.concatenate([whole[: at + 1], around, around[:1], whole[at:]])",
-        new="np.concatenate([whole[: at + 1], around, whole[at + 1 :]])",
+        old="way.append(waiting[-1][1])",
+        new="way.append(waiting[0][0])",
         tests=("tests/repvit_sam_jax/inference/test_formats.py::test_joined_polygons_of_random_masks",),
     ),
     Mutant(

@@ -137,18 +137,15 @@ def test_what_can_not_be_asked(segment, photo, tmp_path, capsys, arguments, mess
 
 
 @pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name, size in {"a.png": (60, 80), "b.png": (50, 40)}.items():
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
-    return folder
+def of_two_stems(photos):
+    (photos / "a.bmp").unlink()
+    return photos
 
 
 @pytest.mark.parametrize("form", ["rle", "coco", "polygons", "yolo"])
-def test_a_folder_in_each_form(segment, photos, tmp_path, form):
+def test_a_folder_in_each_form(segment, of_two_stems, tmp_path, form):
     """The masks of the PNGs; both readers find the photos by what the file says."""
+    photos = of_two_stems
     segment("--point", "20,30", "--mask", "all", "--out", "pngs", of=photos)
     segment("--point", "20,30", "--mask", "all", "--out", "out", "--format", form, of=photos)
     expected = {name: [read(tmp_path / "pngs" / f"{name}_{i}.png") for i in range(3)] for name in ("a", "b")}
@@ -173,7 +170,6 @@ def test_a_folder_in_each_form(segment, photos, tmp_path, form):
 
 
 def test_labels_need_photos_of_different_stems(segment, photos, capsys):
-    Image.new("RGB", (30, 20)).save(photos / "a.bmp")
     with pytest.raises(SystemExit, match="1"):
         segment("--point", "2,3", "--format", "yolo", of=photos)
     assert "YOLO calls labels by the stems of photos, and these share theirs: a.bmp, a.png" in capsys.readouterr().err

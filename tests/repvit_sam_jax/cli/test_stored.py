@@ -24,16 +24,6 @@ def no_encoder(monkeypatch):
     return forbid
 
 
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name, size in {"a.png": (60, 80), "b.png": (50, 40), "a.bmp": (30, 40)}.items():
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
-    return folder
-
-
 def test_a_photo(weights, photo, tmp_path, monkeypatch, no_encoder):
     out, stored = tmp_path / "mask.png", tmp_path / "photo.npz"
     given = ["segment", photo, "--point", "20,30", "--weights", weights, "--out", out]
