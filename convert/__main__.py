@@ -11,8 +11,9 @@ from typing import Annotated
 import tyro
 
 from repvit_sam_jax.config import Form, get_model_config
-from repvit_sam_jax.terminal import run_commands
+from repvit_sam_jax.terminal import counted, run_commands
 
+from .annotations import Form as AnnotationForm
 from .export.__main__ import EXPORTS, EXTRAS
 
 app = tyro.extras.SubcommandApp()
@@ -199,6 +200,34 @@ def synthetic(target: Target, *, preset: str = "repvit_sam", seed: int = 0) -> N
 
     write(target, get_model_config(preset), seed)
     print(f"wrote {target}: {preset} with random weights, seed {seed}")
+
+
+@app.command(name="annotations")
+def convert_annotations(
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")],
+    out: Out,
+    *,
+    to: AnnotationForm = "coco",
+    photos: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Annotations of COCO, labelme, Label Studio, YOLO or SA-1B to a form that training and evaluation read, or back.
+
+    Args:
+      source: A .json file or a folder; what it holds tells the form.
+      out: The .json file to write for coco, polygons and labelstudio; for others a folder that is new or empty.
+      to: coco, COCO's JSON with runs; polygons, the same with polygons; labelme; labelstudio, tasks with predictions;
+        yolo; rle, SA-1B's JSON of each photo; png.
+      photos: The folder of the photos, if they are not beside the annotations.
+      overwrite: Replace the file if it is there.
+    """
+    from .annotations.command import convert
+
+    done = convert(source, out, to, photos=photos, overwrite=overwrite)
+    for line in done.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    masks = sum(len(found["annotations"]) for found in done.found.values())
+    print(f"wrote {out}: {counted(len(done.found), 'photo')}, {counted(masks, 'mask')}, {', '.join(done.categories)}")
 
 
 for command in EXPORTS:

@@ -16,6 +16,14 @@ Form = Literal["train", "deploy"]
 
 FORMS: tuple[Form, ...] = ("train", "deploy")
 
+Format = Literal["png", "rle", "coco", "polygons", "yolo"]
+"""Files of masks, see `inference.formats`."""
+
+SUFFIXES: dict[Format, str] = {"png": ".png", "rle": ".json", "coco": ".json", "polygons": ".json", "yolo": ".txt"}
+
+Choice = Literal["auto", "single", "best", "all", "0", "1", "2"]
+"""Which masks of a prompt, see `inference.photos.choose`."""
+
 
 def _check(config: Any, **bounds: tuple[float, float]) -> None:
     """Raises ValueError unless fields, or all entries of those that are tuples, are numbers within their bounds.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import repvit_sam_jax
 from repvit_sam_jax.config import SamConfig
 from repvit_sam_jax.files import sha256
+from repvit_sam_jax.inference.embeddings import encoder_sha256
 from repvit_sam_jax.models.model import Params
 from repvit_sam_jax.models.sam import Sam
 from repvit_sam_jax.weights.checkpoint import CheckpointError, Metadata
@@ -42,9 +43,10 @@ class Source:
         return twin.requires_grad_(False)
 
     def metadata(self) -> dict[str, str]:
-        """What an exported file says about itself: the same strings as a checkpoint's, and the image size."""
+        """What an exported file says about itself: a checkpoint's strings, the image size, the encoder's digest."""
         about = Metadata(self.config, "deploy", self.source_sha256, f"repvit_sam_jax {repvit_sam_jax.__version__}")
-        return {**about.to_strings(), "image_size": str(self.config.image_size)}
+        more = {"image_size": str(self.config.image_size), "encoder_sha256": encoder_sha256(self.params)}
+        return {**about.to_strings(), **more}
 
 
 def read_source(path: Path, image_size: int | None = None) -> Source:

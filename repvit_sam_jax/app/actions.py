@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from .. import transforms
+from ..config import Format
 from . import results, view
 from .examples import examples
 from .models import Menu
@@ -138,9 +139,9 @@ class Actions:
             gr.Warning(f"Nothing passed; most was dropped by {most} ({dropped[most]}): lower it")
         return self._show(session, opacity)
 
-    def save(self, kind: results.Kind, session: Session | None) -> dict[str, str]:
+    def save(self, form: Format, session: Session | None) -> dict[str, str]:
         """A file for the browser to save."""
-        file = results.result(session or Session(), kind)
+        file = results.result(session or Session(), form)
         return {"name": file.name, "content": base64.b64encode(file.content).decode()}
 
     def state(self, model: str) -> Shown:

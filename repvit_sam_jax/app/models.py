@@ -117,7 +117,7 @@ def _steps(predictor: SamPredictor) -> tuple[tuple[str, Callable[[], None]], ...
         mask = np.zeros((predictor.config.low_res_size,) * 2, np.float32)
         refined = [Prompt(prompt.points, prompt.labels, prompt.box, mask) for prompt in _PROMPTS]
         for prompt in (*_PROMPTS, *refined):
-            pending = predictor.dispatch(found[0], [prompt], prompt.is_ambiguous and prompt.mask is None)
+            pending = predictor.dispatch(found[0], [prompt], prompt.is_ambiguous)
             predictor.fetch(pending, return_low_res_only=True)
         draw_overlay(np.zeros((8, 8, 3), np.uint8), np.eye(8, dtype=bool))  # for what it imports
 

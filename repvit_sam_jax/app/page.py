@@ -10,7 +10,8 @@ from typing import Any
 
 import gradio as gr
 
-from . import results, view
+from ..config import Format
+from . import view
 from .actions import SETTINGS, Actions, picture_url
 from .examples import examples
 from .models import Menu
@@ -113,8 +114,8 @@ def build(menu: Menu) -> gr.Blocks:
             _listen(tools[name].click, getattr(actions, name), [session, opacity], outputs)
         settings = [sliders[name] for name in SETTINGS]
         _listen(search.click, actions.search, [session, opacity, *settings], outputs, slow=words)
-        for kind, button in buttons.items():
-            _listen(button.click, functools.partial(actions.save, kind), [session], [saver])
+        for form, button in buttons.items():
+            _listen(button.click, functools.partial(actions.save, form), [session], [saver])
         _watch(page, actions, model, state)
         page.unload(actions.leave)
     return page
@@ -168,12 +169,12 @@ def _everything(menu: Menu) -> tuple[dict[str, gr.Slider], gr.Button]:
     return sliders, search
 
 
-def _results() -> tuple[dict[results.Kind, gr.Button], gr.HTML]:
+def _results() -> tuple[dict[Format, gr.Button], gr.HTML]:
     """Buttons that save, by the kind of file, and what hands files to the browser."""
     gr.Markdown("### Save the mask, or all")
     with gr.Row():
-        labels: dict[results.Kind, str] = {"png": "PNG", "rle": "COCO RLE", "polygons": "Polygons"}
-        buttons = {kind: gr.Button(label, size="sm", min_width=60, elem_id=kind) for kind, label in labels.items()}
+        labels: dict[Format, str] = {"png": "PNG", "coco": "COCO", "polygons": "Polygons", "yolo": "YOLO"}
+        buttons = {form: gr.Button(label, size="sm", min_width=60, elem_id=form) for form, label in labels.items()}
     return buttons, gr.HTML(None, html_template="", js_on_load=_read("saver.js"))
 
 

@@ -251,7 +251,7 @@ class Session:
         if step.box is not None or 1 in step.labels:
             prompt.check(photo.size)
             start = time.perf_counter()
-            pending = predictor.dispatch(photo.embedded, [prompt], prompt.is_ambiguous and mask is None, single=True)
+            pending = predictor.dispatch(photo.embedded, [prompt], prompt.is_ambiguous, single=True)
             _, predicted_iou, low_res = predictor.fetch(pending, return_low_res_only=True)
             answer = Answer(low_res, predicted_iou, time.perf_counter() - start)
             chosen = int(np.argmax(predicted_iou))

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from ..config import Dtype
-from ..files import check_new_file, check_new_folder
+from ..config import Choice, Format
 from ..terminal import COMPILE_CACHE, use_compile_cache
-from .common import (
-    Stopwatch,
-    is_same_file,
-    load_segmenter,
-    read_numbers,
-    save_picture,
-    setting,
-    size_of,
-)
+from .common import DEMO, NOTHING_STORED, Model, Stopwatch, Stored, read_numbers, size_of
+from .masks import Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,23 +23,67 @@ if TYPE_CHECKING:
     from ..inference.prompts import Prompt
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What to segment, as flags."""
+
+    point: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """X,Y or X,Y,LABEL in pixels; label 1 (the default) is foreground, 0 background. May be repeated."""
+    box: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """X1,Y1,X2,Y2 in pixels. Several are prompts of their own, with a mask each, and take no points."""
+    mask_input: Path | None = None
+    """A mask to start from, for one photo: a black and white PNG of its size, or low-res logits in a file .npy."""
+    prompts: Path | None = None
+    """For a folder, a JSON file with prompts of the photos to segment: {"photo.jpg": {"points": [[X, Y], [X, Y,
+    LABEL]], "box": [X1, Y1, X2, Y2]}}. In place of an object, a list of several, each with a mask of its own."""
+    mask: Choice = "auto"
+    """Of the model's masks for a prompt: single, its single one; of its three, best, the one with the highest predicted
+    IoU, all, or 0, 1 or 2; auto is best for a single point, and single for any other prompt."""
+
+    def check(self, photo: Path) -> None:
+        """Raises ValueError for flags that do not fit each other or the photo."""
+        flags = {"--point": self.point, "--box": self.box, "--mask-input": self.mask_input, "--prompts": self.prompts}
+        given = [flag for flag, value in flags.items() if value]
+        if not given:
+            raise ValueError("nothing to segment: give --point or --box, or with a folder --prompts")
+        if self.prompts is not None and len(given) > 1:
+            raise ValueError("give either --prompts, or --point and --box for all photos")
+        if len(self.box) > 1 and len(given) > 1:
+            raise ValueError(
+                f"several boxes are prompts of their own; leave out {' and '.join(set(given) - {'--box'})}"
+            )
+        is_folder = photo.is_dir()
+        if self.prompts is not None and not is_folder:
+            raise ValueError(f"--prompts is for a folder of photos, and {photo} is none; give --point or --box")
+        if self.mask_input is not None and is_folder:
+            raise ValueError(f"--mask-input is for one photo, and {photo} is a folder")
+        self.numbers()
+
+    def numbers(self) -> tuple[list[list[float]], list[int], list[list[float]]]:
+        """Points, their labels, and boxes. Raises ValueError, naming the flag, if they are none."""
+        points = [read_numbers(text, "--point", (2, 3)) for text in self.point]
+        labels = [p[2] if len(p) == 3 else 1.0 for p in points]
+        if any(label not in (0, 1) for label in labels):
+            raise ValueError("labels of --point are 1 (foreground) or 0 (background)")
+        boxes = [read_numbers(text, "--box", (4,)) for text in self.box]
+        return [p[:2] for p in points], [int(label) for label in labels], boxes
+
+
 def segment(
     photo: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PHOTO")],
     *,
-    weights: Path | None = None,
-    point: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
-    box: str | None = None,
-    prompts: Path | None = None,
+    asked: Annotated[Asked, tyro.conf.arg(name="")] = Asked(),
     out: Path | None = None,
+    form: Annotated[Format, tyro.conf.arg(name="format")] = "png",
     overlay: Path | None = None,
     overwrite: bool = False,
+    model: Annotated[Model, tyro.conf.arg(name="")] = DEMO,
+    stored: Annotated[Stored, tyro.conf.arg(name="")] = NOTHING_STORED,
     max_pixels: int | None = None,
-    dtype: Dtype = "float32",
-    runtime: Literal["jax", "onnx"] = "jax",
     compile_cache: str | None = COMPILE_CACHE,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Segment what points and a box on a photo mean.
+    """Segment what points, boxes and a mask on a photo mean.
 
     All points and the box are one prompt. A single point is ambiguous: of the three masks that the model gives,
     the one with the highest predicted IoU is taken. Any other prompt gives one mask.
@@ -58,216 +93,193 @@ def segment(
 
     Args:
       photo: The image file, or a folder of them.
-      weights: A checkpoint of this library, of PyTorch or of transformers, or a name such as repvit_sam; if not given,
-        the embedded demonstration model, trained on synthetic scenes and by itself.
-        For the runtime onnx, a folder from `repvit-sam export onnx`.
-      point: X,Y or X,Y,LABEL in pixels; label 1 (the default) is foreground, 0 background. May be repeated.
-      box: X1,Y1,X2,Y2 in pixels.
-      prompts: For a folder, a JSON file with prompts of the photos to segment: {"photo.jpg": {"points": [[X, Y], [X, Y,
-        LABEL]], "box": [X1, Y1, X2, Y2]}}. In place of an object, a list of several, each with a mask of its own.
-      out: The mask, a black and white PNG of the photo's size; mask.png if not given. For a folder, a folder that is
-        new or empty, for masks that are called as their photos; masks if not given.
-      overlay: Also write the photo with mask and prompts drawn over it; for a folder, into another such folder.
-      overwrite: Replace the mask and the overlay of one photo if they are there.
+      asked: What to segment.
+      out: The mask; mask.png, mask.json or mask.txt if not given, numbered where several masks are several files.
+        For a folder, a folder that is new or empty; masks if not given.
+      form: png, black and white; rle, SA-1B's JSON; coco, COCO's JSON with runs; polygons, the same with polygons;
+        yolo, YOLO's label text.
+      overlay: Also write the photo with mask and prompts drawn over it, a PNG; for a folder, into another such folder.
+      overwrite: Replace the files of one photo if they are there.
+      model: What computes.
+      stored: Embeddings.
       max_pixels: Largest width times height of a photo, so that memory is bounded; 89 million if not given.
-      dtype: Precision of the arithmetic.
-      runtime: What computes: JAX, or ONNX Runtime on the CPU in float32.
       compile_cache: Folder that keeps compiled programs for the next run; None keeps none.
       as_json: Print the result as JSON.
     """
-    points = [read_numbers(text, "--point", (2, 3)) for text in point]
-    corners = None if box is None else read_numbers(box, "--box", (4,))
-    labels = [p[2] if len(p) == 3 else 1.0 for p in points]
-    if any(label not in (0, 1) for label in labels):
-        raise ValueError("labels of --point are 1 (foreground) or 0 (background)")
-    if not points and corners is None and prompts is None:
-        raise ValueError("nothing to segment: give --point or --box, or with a folder --prompts")
-    if prompts is not None and (points or corners is not None):
-        raise ValueError("give either --prompts, or --point and --box for all photos")
-    if runtime == "onnx" and dtype != "float32":
-        raise ValueError("--runtime onnx computes in float32; --dtype is for the runtime jax")
-    if runtime == "onnx" and weights is None:
-        raise ValueError("--runtime onnx needs --weights, a folder from `repvit-sam export onnx`")
+    asked.check(photo)
+    model.check()
     is_folder = photo.is_dir()
-    if prompts is not None and not is_folder:
-        raise ValueError(f"--prompts is for a folder of photos, and {photo} is none; give --point or --box")
-    out = out or Path("masks" if is_folder else "mask.png")
-    if is_folder:
-        _check_folders(out, overlay)
-    else:
-        _check_pictures(photo, out, overlay, overwrite)
+    target = Target.of(photo, out, form, overlay)
+    stored.check(is_folder, overwrite)
+    count = max(len(asked.box), 1) * (3 if asked.mask == "all" else 1)
+    target.check(
+        count, overwrite, [path for path in (asked.mask_input, stored.embedding, stored.save_embedding) if path]
+    )
 
     from .. import transforms
-    from ..inference.photos import list_photos, read_prompts_file
-    from ..inference.prompts import Prompt
 
     load = functools.partial(transforms.load_image, max_pixels=max_pixels or transforms.MAX_PIXELS)
-
-    prompt = Prompt([p[:2] for p in points], [int(label) for label in labels], corners)
-    if not is_folder:
-        use_compile_cache(compile_cache)
-        result = _segment_photo(load(photo), photo, prompt, Weights(weights, runtime, dtype), out, overlay)
-        print(json.dumps(result, indent=1) if as_json else _report(result))
-        return
-    photos = list_photos(photo)
-    if not photos:
-        raise ValueError(f"{photo} holds no file with an extension that Pillow reads")
-    chosen = {path: [prompt] for path in photos} if prompts is None else read_prompts_file(prompts, photos)
-    if not chosen:
-        raise ValueError(f"{prompts} names no photo")
-    use_compile_cache(compile_cache)
-    result = _segment_folder(chosen, load, Weights(weights, runtime, dtype), out, overlay)
-    print(json.dumps(result, indent=1) if as_json else _report_folder(photo, out, overlay, result))
-    if result["failures"]:
+    task = Task(photo, asked, target, model, stored)
+    result = task.folder(load, compile_cache) if is_folder else task.photo_alone(load, compile_cache)
+    print(json.dumps(result, indent=1) if as_json else _report(photo, target, result))
+    if result.get("failures"):
         raise SystemExit("\n".join(f"error: {failure['error']}" for failure in result["failures"]))
 
 
 @dataclasses.dataclass(frozen=True)
-class Weights:
-    """What is to be loaded, and what computes with it."""
+class Task:
+    """A call of the command."""
 
-    path: Path | None
-    runtime: Literal["jax", "onnx"]
-    dtype: Dtype
+    photo: Path
+    asked: Asked
+    target: Target
+    model: Model
+    stored: Stored
 
-    def open(self) -> SamPredictor:
-        """The predictor."""
-        if self.runtime == "onnx":
-            from ..inference.onnx import OnnxPredictor
+    def photo_alone(self, load: Callable[[Path], np.ndarray], compile_cache: str | None) -> dict[str, Any]:
+        """Segment one photo; the result."""
+        import jax
 
-            assert self.path is not None
-            return OnnxPredictor(self.path)
-        from ..inference.predictor import SamPredictor
+        from ..inference.photos import answer, other_size, wants_three
 
-        return SamPredictor(*load_segmenter(self.path, self.dtype))
+        image = load(self.photo)
+        start = None if self.asked.mask_input is None else _read_mask(self.asked.mask_input)
+        prompts = self._prompts()
+        for prompt in prompts if start is None else ():
+            prompt.check(image.shape[:2])
+        use_compile_cache(compile_cache)
+        seconds: dict[str, float] = {}
+        with Stopwatch(seconds, "load"):
+            predictor = self.model.open()
+        if start is not None:
+            prompts = [_with_mask(prompts[0], start, self.asked.mask_input, image.shape[:2], predictor)]
+        with Stopwatch(seconds, "compile"):
+            for prompt in prompts[:1] if start is None else ():
+                predictor.warmup(prompt.num_points, multimask_output=wants_three(prompt, self.asked.mask))
+        with Stopwatch(seconds, "encode"):
+            if self.stored.embedding is None:
+                predictor.set_image(image)
+            else:
+                predictor.load_embedding(self.stored.embedding)
+                if predictor.original_size != image.shape[:2]:
+                    raise ValueError(f"{self.photo}: {other_size(predictor.original_size, image.shape[:2])}")
+            jax.block_until_ready(predictor.get_image_embedding())
+        with Stopwatch(seconds, "decode"):
+            done = list(answer(predictor, [(self.photo, image, predictor.embedded, prompts)], self.asked.mask))
+        if self.stored.save_embedding is not None:
+            predictor.save_embedding(self.stored.save_embedding)
+        written = self.target.write_photo(done)
+        found = written[0] if len(written) == 1 else {"results": written}
+        return {**size_of(self.photo, image), **self.model.setting(predictor), **found, "seconds": seconds}
 
-    def setting(self, predictor: SamPredictor) -> dict[str, Any]:
-        """What a result says about how it was computed."""
-        found = setting(self.path, predictor.backend)
-        return found if self.runtime == "jax" else {**found, "device": "cpu, ONNX Runtime"}
+    def folder(self, load: Callable[[Path], np.ndarray], compile_cache: str | None) -> dict[str, Any]:
+        """Segment the photos of a folder; the result, with `failures`."""
+        from tqdm import tqdm
 
+        from ..inference.photos import Failure, count_masks, list_photos, photo_names, segment_photos, wants_three
 
-def _segment_photo(
-    image: np.ndarray, photo: Path, prompt: Prompt, weights: Weights, out: Path, overlay: Path | None
-) -> dict[str, Any]:
-    import jax
+        photos = list_photos(self.photo)
+        prompts = self._prompts_of(photos)
+        names, choice = photo_names(photos, self.target.form), self.asked.mask
+        use_compile_cache(compile_cache)
+        seconds: dict[str, float] = {}
+        with Stopwatch(seconds, "load"):
+            predictor = self.model.open()
+        counts = {path: count_masks(of_photo, choice) for path, of_photo in prompts.items()}
+        writer = self.target.open_folder(counts)
+        every = [prompt for of_photo in prompts.values() for prompt in of_photo]
+        with Stopwatch(seconds, "compile"):
+            for num_points, three in {(prompt.num_points, wants_three(prompt, choice)) for prompt in every}:
+                predictor.warmup(num_points, multimask_output=three, num_images=len(prompts))
+        read, save = self.stored.embedding, self.stored.save_embedding
+        known = None if read is None else lambda path: predictor.read_embedding(read / f"{names[path]}.npz")
+        failures = []
+        with Stopwatch(seconds, "segment"), tqdm(total=sum(counts.values()), unit="mask", disable=None) as bar:
+            for done in segment_photos(predictor, prompts, load, choice=choice, stored=known):
+                try:
+                    if isinstance(done, Failure):
+                        raise ValueError(done.error)
+                    if save is not None and done.number == 0:
+                        predictor.save_embedding(save / f"{names[done.path]}.npz", done.embedded)
+                    writer.add(done)
+                except (ValueError, OSError) as error:  # such as a name that is too long: the others are written
+                    failures.append({"photo": str(done.path), "error": str(error)})
+                bar.update()
+        results = writer.finish(self.photo, names)
+        return {**self.model.setting(predictor), "results": results, "failures": failures, "seconds": seconds}
 
-    from ..inference.photos import Segmented, best_mask
+    def _prompts(self) -> list[Prompt]:
+        """Those of the flags."""
+        from ..inference.prompts import Prompt
 
-    prompt.check(image.shape[:2])
-    seconds: dict[str, float] = {}
-    with Stopwatch(seconds, "load"):
-        predictor = weights.open()
-    with Stopwatch(seconds, "compile"):
-        predictor.warmup(prompt.num_points, multimask_output=prompt.is_ambiguous)
-    with Stopwatch(seconds, "encode"):
-        predictor.set_image(image)
-        jax.block_until_ready(predictor.get_image_embedding())
-    with Stopwatch(seconds, "decode"):
-        prediction = predictor.predict(prompt.points, prompt.labels, prompt.box, multimask_output=prompt.is_ambiguous)
-    found = _write(Segmented(photo, image, 0, prompt, *best_mask(prediction)), out, overlay)
-    return {**size_of(photo, image), **weights.setting(predictor), **found, "seconds": seconds}
+        points, labels, boxes = self.asked.numbers()
+        return [Prompt(box=box) for box in boxes] if len(boxes) > 1 else [Prompt(points, labels, *boxes)]
 
+    def _prompts_of(self, photos: list[Path]) -> dict[Path, list[Prompt]]:
+        from ..inference.photos import read_prompts_file
 
-def _segment_folder(
-    prompts: dict[Path, list[Prompt]],
-    load: Callable[[Path], np.ndarray],
-    weights: Weights,
-    out: Path,
-    overlay: Path | None,
-) -> dict[str, Any]:
-    from tqdm import tqdm
-
-    from ..inference.photos import Failure, mask_names, segment_photos
-
-    seconds: dict[str, float] = {}
-    with Stopwatch(seconds, "load"):
-        predictor = weights.open()
-    for folder in filter(None, (out, overlay)):
-        folder.mkdir(parents=True, exist_ok=True)
-    names = mask_names({path: len(of_photo) for path, of_photo in prompts.items()})
-    every = [prompt for of_photo in prompts.values() for prompt in of_photo]
-    with Stopwatch(seconds, "compile"):
-        for num_points, ambiguous in {(prompt.num_points, prompt.is_ambiguous) for prompt in every}:
-            predictor.warmup(num_points, multimask_output=ambiguous, num_images=len(prompts))
-    results, failures = [], []
-    with Stopwatch(seconds, "segment"), tqdm(total=len(every), unit="mask", disable=None) as bar:
-        for done in segment_photos(predictor, prompts, load):
-            try:
-                if isinstance(done, Failure):
-                    raise ValueError(done.error)
-                name = names[done.path][done.number] + ".png"
-                found = _write(done, out / name, overlay and overlay / name)
-                results.append({**size_of(done.path, done.image), **found})
-            except (ValueError, OSError) as error:  # such as a name that is too long: the others are written
-                failures.append({"photo": str(done.path), "error": str(error)})
-            bar.update()
-    return {
-        **weights.setting(predictor),
-        "results": sorted(results, key=lambda result: result["photo"]),
-        "failures": failures,
-        "seconds": seconds,
-    }
-
-
-def _write(done: Any, out: Path, overlay: Path | None) -> dict[str, Any]:
-    """Write the mask and, if asked for, the overlay of a `Segmented`; what a result says about them."""
-    from ..inference.masks import box_of
-    from ..inference.overlay import draw_overlay
-
-    save_picture(done.mask, out)
-    box = box_of(done.mask)
-    if overlay is not None:
-        prompt = done.prompt
-        drawn = draw_overlay(done.image, done.mask, prompt.points, prompt.labels, prompt.box)
-        save_picture(drawn, overlay)
-    return {
-        "mask": str(out),
-        "overlay": None if overlay is None else str(overlay),
-        "predicted_iou": done.predicted_iou,
-        "area": int(done.mask.sum()),
-        "box": None if box is None else list(box),
-    }
+        if not photos:
+            raise ValueError(f"{self.photo} holds no file with an extension that Pillow reads")
+        if self.asked.prompts is None:
+            return dict.fromkeys(photos, self._prompts())
+        chosen = read_prompts_file(self.asked.prompts, photos)
+        if not chosen:
+            raise ValueError(f"{self.asked.prompts} names no photo")
+        return chosen
 
 
-def _report(result: dict[str, Any]) -> str:
-    seconds = result["seconds"]
-    share = 100 * result["area"] / (result["width"] * result["height"])
-    lines = [
-        f"{result['photo']}: {result['width']} x {result['height']} pixels, "
-        f"{result['model']} in {result['dtype']} on {result['device']}",
-        f"mask: {result['area']} pixels ({share:.1f}% of the photo), box {result['box']}, "
-        f"predicted IoU {result['predicted_iou']:.3f}",
-        f"encode {seconds['encode']:.2f} s, decode {seconds['decode']:.2f} s, "
-        f"before that: load {seconds['load']:.2f} s, compile {seconds['compile']:.2f} s",
-        f"wrote {result['mask']}" + (f" and {result['overlay']}" if result["overlay"] else ""),
-    ]
-    return "\n".join(lines)
+def _read_mask(path: Path) -> np.ndarray:
+    """Logits [1, h, w] of a file .npy, or a mask [h, w] of a picture, black or white."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no mask at --mask-input {path}")
+    try:
+        if path.suffix.lower() == ".npy":
+            logits = np.load(path, allow_pickle=False)
+            return logits if logits.ndim == 3 else logits[None]
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("L")) >= 128
+    except (ValueError, EOFError, UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"--mask-input {path} is neither a picture nor an array .npy: {error}") from error
 
 
-def _report_folder(folder: Path, out: Path, overlay: Path | None, result: dict[str, Any]) -> str:
-    seconds, count = result["seconds"], len(result["results"])
-    lines = [
-        f"{folder}: {count} of {count + len(result['failures'])} photos segmented, "
-        f"{result['model']} in {result['dtype']} on {result['device']}",
-        f"{seconds['segment']:.1f} s, {seconds['segment'] / max(count, 1):.2f} s a photo, "
-        f"before that: load {seconds['load']:.2f} s, compile {seconds['compile']:.2f} s",
-        f"wrote {count} masks into {out}" + (f", overlays into {overlay}" if overlay else ""),
-    ]
-    return "\n".join(lines)
+def _with_mask(
+    prompt: Prompt, mask: np.ndarray, path: Path | None, size: tuple[int, int], predictor: SamPredictor
+) -> Prompt:
+    """A prompt that starts from a mask, checked."""
+    from ..inference.prompts import read_prompts
+
+    points, labels = (prompt.points, prompt.labels) if len(prompt.points) else (None, None)
+    try:
+        (found,), _ = read_prompts(points, labels, prompt.box, mask, size, predictor.config)
+    except ValueError as error:
+        raise ValueError(f"--mask-input {path}: {error}" if "mask_input" in str(error) else str(error)) from error
+    return found
 
 
-def _check_pictures(photo: Path, out: Path, overlay: Path | None, overwrite: bool) -> None:
-    if any(is_same_file(*pair) for pair in itertools.combinations(filter(None, (photo, out, overlay)), 2)):
-        raise ValueError("photo, --out and --overlay must be different files")
-    check_new_file(out, "--out", [".png"], overwrite)
-    if overlay is not None:
-        check_new_file(overlay, "--overlay", [".png"], overwrite)
-
-
-def _check_folders(out: Path, overlay: Path | None) -> None:
-    check_new_folder(out, "--out")
-    if overlay is not None:
-        check_new_folder(overlay, "--overlay")
-        if overlay.resolve() == out.resolve():
-            raise ValueError("--out and --overlay must be different folders")
+def _report(photo: Path, target: Target, result: dict[str, Any]) -> str:
+    seconds, by = result["seconds"], f"{result['model']} in {result['dtype']} on {result['device']}"
+    before = f"before that: load {seconds['load']:.2f} s, compile {seconds['compile']:.2f} s"
+    if "failures" in result:
+        count = len(result["results"])
+        return "\n".join(
+            [
+                f"{photo}: {count} of {count + len(result['failures'])} photos segmented, {by}",
+                f"{seconds['segment']:.1f} s, {seconds['segment'] / max(count, 1):.2f} s a photo, {before}",
+                f"wrote {count} masks into {target.out}"
+                + (f", overlays into {target.overlay}" if target.overlay else ""),
+            ]
+        )
+    masks = result.get("results", [result])
+    lines = [f"{result['photo']}: {result['width']} x {result['height']} pixels, {by}"]
+    for mask in masks:
+        share = 100 * mask["area"] / (result["width"] * result["height"])
+        lines.append(
+            f"mask: {mask['area']} pixels ({share:.1f}% of the photo), box {mask['box']}, "
+            f"predicted IoU {mask['predicted_iou']:.3f}"
+        )
+    files = dict.fromkeys(mask[what] for what in ("mask", "overlay") for mask in masks if mask[what])
+    lines.append(f"encode {seconds['encode']:.2f} s, decode {seconds['decode']:.2f} s, {before}")
+    return "\n".join([*lines, f"wrote {' and '.join(files)}"])

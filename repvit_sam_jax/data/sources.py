@@ -80,9 +80,9 @@ def open_source(spec: str | os.PathLike | Sequence[str | os.PathLike]) -> Source
     - `.tar` files, or a folder that holds some: SA-1B's shards. A string may be a pattern, `data/sa_0000*.tar`.
     - two folders, photos and masks, or one folder with both as `images` and `masks`: pairs (`pairs.PairSource`).
     - another folder: the photos in it and in folders below, hidden ones excluded, by name; without masks.
-    - a `.json` file, alone or with a folder: COCO instances, with `file_name` relative to the folder, which is the
-      JSON's own if none is given. Crowd annotations are left out, and those without a mask: boxes alone, polygons of
-      less than three points.
+    - a `.json` file, alone or with a folder: COCO instances, with `file_name` relative to the folder; if none is given,
+      to the JSON's own or to its `info.photos`, which this library writes. Crowd annotations are left out, and those
+      without a mask: boxes alone, polygons of less than three points.
 
     Raises:
       FileNotFoundError: a path doesn't exist, nothing fits a pattern, a folder is empty, or a JSON's photos lack.
@@ -95,7 +95,7 @@ def open_source(spec: str | os.PathLike | Sequence[str | os.PathLike]) -> Source
     if paths and all(path.suffix == ".tar" and not path.is_dir() for path in paths):
         return TarSource(paths)
     if len(jsons) == 1 and len(paths) == len(folders) + 1 <= 2:
-        return _open_coco(jsons[0], folders[0] if folders else jsons[0].parent)
+        return _open_coco(jsons[0], folders[0] if folders else None)
     if len(folders) == len(paths) == 2 and not any(any(folder.glob("*.tar")) for folder in folders):
         return PairSource(*folders)
     if len(folders) == len(paths) == 1:
@@ -142,7 +142,14 @@ def _file_name(folder: Path, name: str) -> str:
     return name if plain == name or (folder / name).is_file() else plain
 
 
-def _open_coco(path: Path, folder: Path) -> FileSource:
+def photo_folders(path: Path, content: Any) -> list[Path]:
+    """Where photos of a file in COCO's form are, if nobody says: beside it, or where its `info.photos` points."""
+    info = content.get("info")
+    stated = info.get("photos") if isinstance(info, dict) else None
+    return [path.parent, *([path.parent / stated] if isinstance(stated, str) else [])]
+
+
+def _open_coco(path: Path, folder: Path | None) -> FileSource:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
         images = {image["id"]: image for image in content["images"]}
@@ -156,6 +163,9 @@ def _open_coco(path: Path, folder: Path) -> FileSource:
                 others += [] if annotation.get("iscrowd") else [{**annotation, "segmentation": kept}]
             else:
                 empty += 1
+        places = photo_folders(path, content) if folder is None else [folder]
+        first = [str(image["file_name"]) for image in images.values()][:1]
+        folder = next((at for at in places for name in first if (at / _file_name(at, name)).is_file()), places[0])
         names = {number: _file_name(folder, str(image["file_name"])) for number, image in images.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no COCO instances file: {type(error).__name__}: {error}") from error

@@ -14,6 +14,7 @@ from ..config import Dtype, SamConfig
 from ..models.model import Params
 from ..models.prompt_encoder import Prompts
 from ..models.sam import Sam
+from .embeddings import encoder_sha256
 from .prompts import bucket
 
 # Module-level, so that all predictors of one model share their compiled programs.
@@ -43,6 +44,10 @@ class Backend(Protocol):
     config: SamConfig
     dtype: Dtype
 
+    @property
+    def encoder_sha256(self) -> str:
+        """Tells the image encoder from every other, see `embeddings.encoder_sha256`."""
+
     def encode(self, images: Float[np.ndarray, "b s s 3"]) -> list[Any]:
         """An embedding for each image, of which there are `ENCODE_BATCH` at most."""
 
@@ -62,6 +67,11 @@ class JaxBackend:
     def __init__(self, model: Sam, params: Params) -> None:
         self.model, self.config, self.dtype = model, model.config, model.dtype
         self.params = params if model.dtype == "float32" else _compact(model, params)
+
+    @functools.cached_property
+    def encoder_sha256(self) -> str:
+        """As `Backend.encoder_sha256`; computed when it is first asked for."""
+        return encoder_sha256(self.params)
 
     def encode(self, images: Float[np.ndarray, "b s s 3"]) -> list[Array]:
         """As `Backend.encode`."""

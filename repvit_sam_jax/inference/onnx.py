@@ -16,6 +16,8 @@ from .predictor import SamPredictor
 from .prompts import append_not_a_point
 
 PROVIDER = "CPUExecutionProvider"
+ENCODER_SHA256 = "encoder_sha256"
+"""Name of the digest of `embeddings.encoder_sha256` in a file's metadata."""
 
 
 class OnnxPredictor(SamPredictor):
@@ -62,6 +64,16 @@ class OnnxBackend:
         wanted = [given.name for given in self._decoder.get_inputs()]
         self._unused = {"orig_im_size": np.ones(2, np.float32)} if "orig_im_size" in wanted else {}
         self.config = encoder.config
+
+    @property
+    def encoder_sha256(self) -> str:
+        """As `Backend.encoder_sha256`, from the file. Raises ValueError for one that was exported before it had it."""
+        found = self._encoder.get_modelmeta().custom_metadata_map.get(ENCODER_SHA256)
+        if not found:
+            raise ValueError(
+                "these ONNX files do not say what image encoder they hold; run repvit-sam export onnx again"
+            )
+        return found
 
     @property
     def sessions(self) -> dict[str, Any]:

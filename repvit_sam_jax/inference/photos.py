@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import json
 import os
 import warnings
@@ -17,8 +18,9 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageFile
 
 from .. import transforms
+from ..config import Choice, Format
 from .backends import ENCODE_BATCH
-from .predictor import Prediction, SamPredictor
+from .predictor import EmbeddedImage, Prediction, SamPredictor
 from .prompts import Prompt
 
 Name = TypeVar("Name")
@@ -33,12 +35,13 @@ PhotoPrompt = Prompt  # its name in version 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Segmented:
-    """A photo, and its mask for one prompt."""
+    """A photo, and a mask for a prompt."""
 
     path: Path
+    embedded: EmbeddedImage
     image: UInt8[np.ndarray, "h w 3"]
     number: int
-    """Number of the prompt among those of the photo."""
+    """Number of the mask among those of the photo."""
     prompt: Prompt
     mask: Bool[np.ndarray, "h w"]
     predicted_iou: float
@@ -85,6 +88,19 @@ def _decoded_suffixes() -> set[str]:
 def _is_stub(factory: Any) -> bool:
     is_stub = isinstance(factory, type) and issubclass(factory, ImageFile.StubImageFile)
     return is_stub or getattr(factory, "format", None) == "MPEG"
+
+
+def photo_names(photos: Sequence[Path], form: Format = "png") -> dict[Path, str]:
+    """What files about photos are called, without an extension: `mask_names` of one each.
+
+    Raises:
+      ValueError: the form is `yolo`, whose labels are called by their photos' stems, and two photos share one.
+    """
+    names = {path: name for path, (name,) in mask_names(dict.fromkeys(photos, 1)).items()}
+    shared = [path.name for path, name in names.items() if name != path.stem] if form == "yolo" else []
+    if shared:
+        raise ValueError(f"YOLO calls labels by the stems of photos, and these share theirs: {', '.join(shared)}")
+    return names
 
 
 def mask_names(counts: Mapping[Path, int]) -> dict[Path, list[str]]:
@@ -146,6 +162,9 @@ def segment_photos(
     predictor: SamPredictor,
     prompts: Mapping[Path, Sequence[Prompt]],
     load: Callable[[Path], np.ndarray] = transforms.load_image,
+    *,
+    choice: Choice = "auto",
+    stored: Callable[[Path], EmbeddedImage] | None = None,
 ) -> Iterator[Segmented | Failure]:
     """The masks of photos, in the order of the photos and of their prompts, failures as soon as they are known.
 
@@ -155,21 +174,26 @@ def segment_photos(
       predictor: whichever image it has stays set.
       prompts: photo files, and prompts of each; every prompt has a mask of its own.
       load: reads a photo; called from threads.
+      choice: which masks of each prompt.
+      stored: reads a photo's embedding, in place of encoding it.
     """
-    batch: list[tuple[Path, np.ndarray]] = []
+    batch: list[tuple[Path, np.ndarray, EmbeddedImage | None]] = []
     for path, photo in read_ahead(list(prompts), load):
         try:
             image = photo.result()
             _check(path, image, prompts[path], predictor.config.image_size)
+            embedded = None if stored is None else stored(path)
+            if embedded is not None and embedded.size != image.shape[:2]:
+                raise ValueError(f"{path}: {other_size(embedded.size, image.shape[:2])}")
         except (ValueError, OSError) as error:
             yield Failure(path, str(error))
             continue
-        batch.append((path, image))
+        batch.append((path, image, embedded))
         if len(batch) == ENCODE_BATCH:
-            yield from _segment(predictor, batch, prompts)
+            yield from _segment(predictor, batch, prompts, choice)
             batch.clear()
     if batch:
-        yield from _segment(predictor, batch, prompts)
+        yield from _segment(predictor, batch, prompts, choice)
 
 
 def best_mask(prediction: Prediction) -> tuple[Bool[np.ndarray, "h w"], float]:
@@ -179,18 +203,62 @@ def best_mask(prediction: Prediction) -> tuple[Bool[np.ndarray, "h w"], float]:
     return masks[best], float(iou[best])
 
 
-def _segment(
-    predictor: SamPredictor, batch: Sequence[tuple[Path, np.ndarray]], prompts: Mapping[Path, Sequence[Prompt]]
+def wants_three(prompt: Prompt, choice: Choice) -> bool:
+    """Whether the decoder is asked for three masks."""
+    return prompt.is_ambiguous if choice == "auto" else choice != "single"
+
+
+def choose(prediction: Prediction, choice: Choice) -> list[tuple[Bool[np.ndarray, "h w"], float]]:
+    """The chosen masks of a single prompt, each with its predicted IoU.
+
+    Args:
+      prediction: what `SamPredictor.predict` gave, for a prompt that `wants_three` or not.
+      choice: `single`, the decoder's single mask; of its three `best`, the one with the highest predicted IoU, `all`,
+        or one by its number; `auto` is `best` for a single point, which is ambiguous, and `single` for others.
+    """
+    masks, iou, _ = prediction
+    every = [(mask, float(score)) for mask, score in zip(masks, iou, strict=True)]
+    if choice.isdigit():
+        return [every[int(choice)]]
+    return every if choice == "all" else [best_mask(prediction)]
+
+
+def count_masks(prompts: Sequence[Prompt], choice: Choice) -> int:
+    """Masks that these prompts have together."""
+    return len(prompts) * (3 if choice == "all" else 1)
+
+
+def other_size(found: tuple[int, int], expected: tuple[int, int]) -> str:
+    """What is wrong with the embedding of a photo of another (height, width)."""
+    sizes = [f"{width} x {height}" for height, width in (found, expected)]
+    return f"the embedding is of a photo of {sizes[0]} pixels, not {sizes[1]}; save it again with --save-embedding"
+
+
+def answer(
+    predictor: SamPredictor, photos: Sequence[tuple[Path, np.ndarray, EmbeddedImage, Sequence[Prompt]]], choice: Choice
 ) -> Iterator[Segmented]:
-    embedded = predictor.embed([image for _, image in batch])
+    """The masks of photos that are embedded."""
     # Everything is dispatched before anything is fetched, so an accelerator never waits for the host.
     dispatched = [
-        (path, image, number, prompt, predictor.dispatch(photo, [prompt], prompt.is_ambiguous, single=True))
-        for photo, (path, image) in zip(embedded, batch, strict=True)
-        for number, prompt in enumerate(prompts[path])
+        [predictor.dispatch(embedded, [prompt], wants_three(prompt, choice), single=True) for prompt in prompts]
+        for _, _, embedded, prompts in photos
     ]
-    for path, image, number, prompt, pending in dispatched:
-        yield Segmented(path, image, number, prompt, *best_mask(predictor.fetch(pending)))
+    for (path, image, embedded, prompts), of_photo in zip(photos, dispatched, strict=True):
+        numbers = itertools.count()
+        for prompt, pending in zip(prompts, of_photo, strict=True):
+            for mask, predicted_iou in choose(predictor.fetch(pending), choice):
+                yield Segmented(path, embedded, image, next(numbers), prompt, mask, predicted_iou)
+
+
+def _segment(
+    predictor: SamPredictor,
+    batch: Sequence[tuple[Path, np.ndarray, EmbeddedImage | None]],
+    prompts: Mapping[Path, Sequence[Prompt]],
+    choice: Choice,
+) -> Iterator[Segmented]:
+    new = iter(predictor.embed([image for _, image, embedded in batch if embedded is None]))
+    photos = [(path, image, embedded or next(new), prompts[path]) for path, image, embedded in batch]
+    yield from answer(predictor, photos, choice)
 
 
 def _check(path: Path, image: np.ndarray, prompts: Sequence[Prompt], image_size: int) -> None:

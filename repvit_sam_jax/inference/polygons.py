@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -31,6 +34,75 @@ def mask_to_polygons(mask: Bool[np.ndarray, "h w"]) -> list[Polygon]:
         part, (x, y) = parts.pop()
         whole += [_outline(piece, offset) for piece, offset in _without_holes(part, (x, y), parts)]
     return sorted(whole, key=len, reverse=True)
+
+
+def joined(polygons: Sequence[Polygon]) -> Polygon:
+    """One polygon with the area of several that do not overlap, for forms that know one polygon an object.
+
+    From each polygon a line goes to the nearest corner of those before it, there and back: it encloses nothing, by the
+    even-odd and by the non-zero rule.
+
+    Args:
+      polygons: such as `mask_to_polygons` gives; of none, the result is empty.
+    """
+    if not polygons:
+        return []
+    parts = [np.reshape(polygon, (-1, 2)) for polygon in polygons]
+    corners = np.concatenate(parts)
+    ends = np.cumsum([len(part) for part in parts])
+    ahead = np.arange(1, len(corners) + 1)
+    ahead[ends - 1] = np.concatenate([[0], ends[:-1]])
+    # Corners are the nodes of one way: where a line begins, the way turns off, around the part, and comes back.
+    turns: dict[int, list[int]] = {}
+    before = _Corners()
+    for part, start in zip(parts, [0, *ends[:-1].tolist()], strict=True):
+        if start:
+            here, there = before.nearest(part)
+            turns.setdefault(there, []).append(start + here)
+        before.add(np.arange(start, start + len(part)), part)
+    way, waiting = [0], [(0, 0, iter(turns.get(0, ())))]
+    while waiting:
+        first, at, lines = waiting[-1]
+        if (other := next(lines, None)) is not None:
+            way.append(other)
+            waiting.append((other, other, iter(turns.get(other, ()))))
+            continue
+        waiting.pop()
+        following = int(ahead[at])
+        way.append(following)
+        if following != first:
+            waiting.append((first, following, iter(turns.get(following, ()))))
+        elif waiting:
+            way.append(waiting[-1][1])
+    return corners[way[:-1]].ravel().tolist()
+
+
+class _Corners:
+    """Numbered points, among which the nearest one is found, also while there come more.
+
+    Trees can't grow, so there are several, each more than twice as large as the next: of n points, a point is in log n.
+    """
+
+    def __init__(self) -> None:
+        self._trees: list[tuple[np.ndarray, Any]] = []
+
+    def add(self, numbers: np.ndarray, points: np.ndarray) -> None:
+        from scipy.spatial import KDTree  # importing it takes as long as all of this library
+
+        while self._trees and len(self._trees[-1][0]) <= 2 * len(numbers):
+            more, tree = self._trees.pop()
+            numbers, points = np.concatenate([more, numbers]), np.concatenate([tree.data, points])
+        self._trees.append((numbers, KDTree(points)))
+
+    def nearest(self, points: np.ndarray) -> tuple[int, int]:
+        """Which of the points is nearest to one of these, and that one's number."""
+        found = []
+        for numbers, tree in self._trees:
+            distances, places = tree.query(points)
+            here = int(distances.argmin())
+            found.append((float(distances[here]), here, int(numbers[places[here]])))
+        _, here, there = min(found)
+        return here, there
 
 
 _Part = tuple[Bool[np.ndarray, "h w"], tuple[int, int]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from .. import transforms
 from ..models.model import Params
 from ..models.sam import Sam
 from .backends import DECODE_BATCH, ENCODE_BATCH, Backend, JaxBackend
+from .embeddings import read_embedding, write_embedding
 from .prompts import Prompt, pack, read_prompts
 
 Prediction = tuple[
@@ -107,9 +109,17 @@ class SamPredictor:
         return bool(self._images)
 
     @property
+    def embedded(self) -> EmbeddedImage:
+        """What is kept of the current image. Raises RuntimeError if no image is set, or several are."""
+        images = self._require_images()
+        if len(images) > 1:
+            raise RuntimeError(f"{len(images)} images are set: use predict_batch")
+        return images[0]
+
+    @property
     def original_size(self) -> tuple[int, int]:
         """(height, width) of the current image in pixels."""
-        return self._single_image().size
+        return self.embedded.size
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -168,10 +178,10 @@ class SamPredictor:
         Raises:
           RuntimeError: no image is set, or several are.
         """
-        return self._single_image().embedding
+        return self.embedded.embedding
 
     def set_image_embedding(self, embedding: Float[Array, "1 h w c"], original_size: tuple[int, int]) -> None:
-        """Use a stored embedding in place of an image.
+        """Use a stored embedding in place of an image; `load_embedding` reads one from a file, and knows its model.
 
         Args:
           embedding: [1, S/16, S/16, C] or [S/16, S/16, C] from `get_image_embedding`.
@@ -180,6 +190,41 @@ class SamPredictor:
         Raises:
           ValueError: another shape, NaN or infinite values, or a size that is not positive.
         """
+        self._images = [self._embedded(embedding, original_size)]
+
+    def save_embedding(self, path: str | os.PathLike, embedded: EmbeddedImage | None = None) -> None:
+        """Keep the embedding of the current image, or one that `embed` gave, in a file `.npz`; see `embeddings`.
+
+        Raises:
+          RuntimeError: no image is set, or several are.
+          ValueError, OSError: as `embeddings.write_embedding`.
+        """
+        image = embedded or self.embedded
+        write_embedding(path, np.asarray(image.embedding), image.size, self.backend)
+
+    def load_embedding(self, path: str | os.PathLike) -> None:
+        """Use the embedding in a file in place of an image: answers are those that the image gave, bit for bit.
+
+        Raises:
+          FileNotFoundError, ValueError: as `read_embedding`; the image set before, if any, stays set.
+        """
+        self._images = [self.read_embedding(path)]
+
+    def read_embedding(self, path: str | os.PathLike) -> EmbeddedImage:
+        """The embedding in a file, which is not set.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+          ValueError: it is no file of `save_embedding`, it is damaged, or made by another image encoder or at another
+            image size.
+        """
+        embedding, size = read_embedding(path, self.backend)
+        try:
+            return self._embedded(embedding, size)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+
+    def _embedded(self, embedding: Any, original_size: tuple[int, int]) -> EmbeddedImage:
         side, dim = self.config.embedding_size, self.config.mask_decoder.embed_dim
         value = jax.numpy.array(embedding, jax.numpy.float32)  # on CPU, asarray may share the caller's memory
         if value.shape not in ((1, side, side, dim), (side, side, dim)):
@@ -192,7 +237,7 @@ class SamPredictor:
             raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}") from error
         if height < 1 or width < 1 or not all(transforms.resized_shape(height, width, self.config.image_size)):
             raise ValueError(f"original_size must be (height, width) in pixels, got {original_size}")
-        self._images = [EmbeddedImage(value.reshape(1, side, side, dim), (height, width))]
+        return EmbeddedImage(value.reshape(1, side, side, dim), (height, width))
 
     def predict(
         self,
@@ -225,7 +270,7 @@ class SamPredictor:
           RuntimeError: no image is set, or several are.
           ValueError: invalid prompts: see `prompts.read_prompts`.
         """
-        image = self._single_image()
+        image = self.embedded
         prompts, single = read_prompts(point_coords, point_labels, box, mask_input, image.size, self.config)
         return self.fetch(self.dispatch(image, prompts, multimask_output, single), return_logits, return_low_res_only)
 
@@ -282,12 +327,6 @@ class SamPredictor:
         if not images:
             raise RuntimeError("no image is set; call set_image, set_image_batch or set_image_embedding first")
         return images
-
-    def _single_image(self) -> EmbeddedImage:
-        images = self._require_images()
-        if len(images) > 1:
-            raise RuntimeError(f"{len(images)} images are set: use predict_batch")
-        return images[0]
 
     def dispatch(
         self, image: EmbeddedImage, prompts: Sequence[Prompt], multimask_output: bool, single: bool = False

@@ -51,8 +51,8 @@ class Prompt:
 
     @property
     def is_ambiguous(self) -> bool:
-        """A single point: of three masks, the one with the best predicted IoU is taken. Others give one mask."""
-        return len(self.points) == 1 and self.box is None
+        """A single point alone: of three masks, the one with the best predicted IoU is taken. Others give one mask."""
+        return len(self.points) == 1 and self.box is None and self.mask is None
 
     @property
     def num_points(self) -> int:

@@ -6,7 +6,7 @@ itself, and answers runs that end too early with whatever was in the memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
@@ -41,22 +41,6 @@ def counts_to_coco(counts: Counts, size: tuple[int, int]) -> dict[str, Any]:
     """COCO's compressed RLE, `counts` as a string that JSON can hold; `pycocotools.mask.decode` reads it."""
     encoded = coco.frPyObjects(counts_to_rle(counts, size), *size)
     return {"size": [int(side) for side in size], "counts": encoded["counts"].decode()}
-
-
-def coco_file(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a file in COCO's form holds: photos, and SAM's records as their annotations, all of one category.
-
-    Args:
-      found: for each photo `image`, its `file_name`, `width` and `height`, and `annotations`, its records.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for number, of_photo in enumerate(found, start=1):
-        images.append({"id": number, **of_photo["image"]})
-        for record in of_photo["annotations"]:
-            about = {"id": len(annotations) + 1, "image_id": number, "category_id": 1, "iscrowd": 0}
-            annotations.append({**about, **record})
-    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
 
 
 def read_segmentation(segmentation: Any, size: tuple[int, int]) -> Counts:

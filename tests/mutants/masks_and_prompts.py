@@ -272,4 +272,38 @@ MUTANTS: tuple[Mutant, ...] = (
         new="slice(0, 3) if multimask_output else slice(0, 1)",
         tests=("tests/convert/export/test_onnx.py::test_predictor_gives_what_jax_gives",),
     ),
+    Mutant(
+        name="embeddings-of-another-encoder-accepted",
+        file="repvit_sam_jax/inference/embeddings.py",
+        old='if about.get("encoder_sha256") != expected["encoder_sha256"]:',
+        new='if "encoder_sha256" not in about:',
+        tests=(
+            "tests/repvit_sam_jax/inference/test_embeddings.py::test_another_models_is_refused",
+            "tests/repvit_sam_jax/cli/test_stored.py::test_another_model_or_photo",
+        ),
+    ),
+    Mutant(
+        name="joined-polygons-do-not-come-back",
+        file="repvit_sam_jax/inference/polygons.py",
+        old="way.append(waiting[-1][1])",
+        new="way.append(waiting[0][0])",
+        tests=("tests/repvit_sam_jax/inference/test_formats.py::test_joined_polygons_of_random_masks",),
+    ),
+    Mutant(
+        name="classes-of-yolo-count-from-1",
+        file="repvit_sam_jax/inference/formats.py",
+        old='str(record.get("category_id", 1) - 1)',
+        new='str(record.get("category_id", 1))',
+        tests=(
+            "tests/repvit_sam_jax/inference/test_formats.py::test_labels_of_yolo_are_one_polygon_a_mask",
+            "tests/convert/annotations/test_round_trips.py::test_there_and_back",
+        ),
+    ),
+    Mutant(
+        name="soft-edges-of-brushes-belong-to-masks",
+        file="convert/annotations/brush.py",
+        old="[..., 3] >= OPAQUE",
+        new="[..., 3] > 0",
+        tests=("tests/convert/annotations/test_brush.py::test_what_label_studio_wrote",),
+    ),
 )

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_masks
 
 from ... import transforms
 from ...inference import rle
+from ..sources import photo_folders
 from . import layout
 
 COCO = "COCO (cocodataset.org), with annotations/instances_val2017.json and val2017/*.jpg"
@@ -30,7 +31,8 @@ class Coco:
 
         Args:
           path: a JSON file of COCO's form, with `images`, `annotations` and `categories`.
-          folders: where the photos may be; the first one that holds the first photo should hold all.
+          folders: where the photos may be, beside the file's own places (`sources.photo_folders`); the first one that
+            holds the first photo should hold all.
 
         Raises:
           ValueError: the file has another form, ids are no integers, unknown or there twice, or photos lack.
@@ -60,8 +62,8 @@ class Coco:
         if not images or len(self.images) < len(images):
             raise ValueError(f"{path} lists {'a photo twice' if images else 'no images'}")
         self.keys = list(self.images)
-        """Photos' paths within their folder, in the order of the images' ids, as pycocotools takes them."""
-        self._folder = self._find(folders)
+        """Photos' paths within `folder`, in the order of the images' ids, as pycocotools takes them."""
+        self.folder = self._find([*folders, *photo_folders(path, content)])
 
     def _ids(self, entries: Sequence[Annotation], what: str) -> set[int]:
         ids = {entry["id"] for entry in entries}
@@ -80,10 +82,10 @@ class Coco:
 
     def photo(self, key: str) -> UInt8[np.ndarray, "h w 3"]:
         """A photo in RGB. Raises ValueError if its size is not the annotations'."""
-        photo, image = transforms.load_image(self._folder / key), self.images[key]
+        photo, image = transforms.load_image(self.folder / key), self.images[key]
         if photo.shape[:2] != (image["height"], image["width"]):
             raise ValueError(
-                f"{self._folder / key} is {photo.shape[1]} x {photo.shape[0]} pixels, but {self.path} says "
+                f"{self.folder / key} is {photo.shape[1]} x {photo.shape[0]} pixels, but {self.path} says "
                 f"{image['width']} x {image['height']}"
             )
         return photo

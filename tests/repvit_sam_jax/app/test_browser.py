@@ -199,7 +199,7 @@ def prompted(page, scene):
     await_(lambda: "decoded" in page.words())
     mask = page.saved_mask()
     assert iou(mask, scene.masks[THING]) > 0.85
-    for kind in ("rle", "polygons"):
+    for kind in ("coco", "polygons"):
         (annotation,) = json.loads(page.save(kind).read_text())["annotations"]
         assert np.array_equal(rasterised(annotation["segmentation"], mask.shape), mask)
     assert annotation["point_labels"] == [0]
@@ -210,7 +210,7 @@ def prompted(page, scene):
 def everything(page, scene):
     page.press("search")
     await_(lambda: "of everything" in page.words())
-    annotations = json.loads(page.save("rle").read_text())["annotations"]
+    annotations = json.loads(page.save("coco").read_text())["annotations"]
     masks = [rasterised(annotation["segmentation"], scene.image.shape[:2]) for annotation in annotations]
     assert len(masks) >= 8
     assert max(iou(mask, scene.masks[1]) for mask in masks) > 0.9

@@ -25,7 +25,7 @@ def clicked(session, labels):
     return session
 
 
-@pytest.mark.parametrize("kind", ["rle", "polygons"])
+@pytest.mark.parametrize("kind", ["coco", "polygons"])
 def test_the_mask_in_json(clicked, labels, kind):
     name, content = result(clicked, kind)
     assert name == f"a scene_{kind}.json"
@@ -54,12 +54,12 @@ def test_everything(session, labels):
     session.search({"points_per_side": 8, "pred_iou_thresh": 0.6}, lambda *_: None)
     session.records[0]["stability_score"] = float("nan")
     numbers = read_png(result(session, "png").content)
-    of_rle, of_polygons = (json.loads(result(session, kind).content)["annotations"] for kind in ("rle", "polygons"))
-    assert of_rle[0]["stability_score"] is None
-    assert [annotation["id"] for annotation in of_rle] == list(range(1, len(session.records) + 1))
-    found = [rasterised(annotation["segmentation"], labels.shape) for annotation in of_rle]
+    of_runs, of_polygons = (json.loads(result(session, kind).content)["annotations"] for kind in ("coco", "polygons"))
+    assert of_runs[0]["stability_score"] is None
+    assert [annotation["id"] for annotation in of_runs] == list(range(1, len(session.records) + 1))
+    found = [rasterised(annotation["segmentation"], labels.shape) for annotation in of_runs]
     for label in range(4):  # the model's masks do not overlap
-        (annotation,) = [a for a, mask in zip(of_rle, found, strict=True) if np.array_equal(mask, labels == label)]
+        (annotation,) = [a for a, mask in zip(of_runs, found, strict=True) if np.array_equal(mask, labels == label)]
         assert np.array_equal(numbers == annotation["id"], labels == label)
         polygons = of_polygons[annotation["id"] - 1]["segmentation"]
         assert np.array_equal(rasterised(polygons, labels.shape), labels == label)

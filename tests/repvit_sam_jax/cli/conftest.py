@@ -20,3 +20,14 @@ def photo(tmp_path):
     path = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
     return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photos, two of one stem."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, size in {"a.png": (60, 80), "b.png": (50, 40), "a.bmp": (30, 40)}.items():
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    return folder

@@ -181,8 +181,10 @@ def test_where_compiled_programs_are_kept(photo, monkeypatch, capsys, command, f
     monkeypatch.setattr(repvit_sam_jax, "cli", cli)
     monkeypatch.setattr(repvit_sam_jax, "terminal", terminal)
     afresh_too = ("repvit_sam_jax.cli", "repvit_sam_jax.terminal")
-    for name in [name for name in sys.modules if name.startswith(afresh_too)]:
-        monkeypatch.delitem(sys.modules, name)
+    known = {name for name in sys.modules if name.startswith(afresh_too)}
+    for name in known | {f"repvit_sam_jax.cli.{path.stem}" for path in Path(cli.__file__).parent.glob("[a-z]*.py")}:
+        monkeypatch.setitem(sys.modules, name, sys.modules.get(name))  # so that what comes afresh goes again
+        del sys.modules[name]
     asked = []
 
     def use(folder):

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from repvit_sam_jax import SamAutomaticMaskGenerator, cli, load
 from repvit_sam_jax.data.sources import open_source
@@ -17,7 +16,7 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     given = ["everything", photo, "--weights", weights, "--out", out, "--points-per-side", "3"]
     thresholds = ["--pred-iou-thresh", "-1", "--stability-score-thresh", "1e-6"]
-    run(monkeypatch, *given, *thresholds, "--pngs", "--json")
+    run(monkeypatch, *given, *thresholds, "--format", "png", "coco", "--json")
     result = json.loads(capsys.readouterr().out)
     content = json.loads((out / "records.json").read_text())
     assert content["images"] == [{"id": 1, "file_name": "photo.png", "width": 80, "height": 60}]
@@ -32,7 +31,7 @@ def test_everything(weights, photo, tmp_path, monkeypatch, capsys):
     coco = [{"id": i + 1, "image_id": 1, "category_id": 1, "iscrowd": 0} for i in range(len(modes))]
     assert records == [{**about, **record} for about, record in zip(coco, modes, strict=True)]
     for i, record in enumerate(expected):
-        np.testing.assert_array_equal(read(out / f"mask_{i:04d}.png") > 0, record["segmentation"])
+        np.testing.assert_array_equal(read(out / "masks" / "photo" / f"mask_{i:04d}.png") > 0, record["segmentation"])
     assert read(out / "overlay.png").shape == (60, 80, 3)
     monkeypatch.setattr(sys, "argv", ["repvit-sam", *map(str, given)])
     with pytest.raises(SystemExit):
@@ -71,17 +70,6 @@ def test_everything_without_a_mask(weights, photo, tmp_path, monkeypatch, capsys
     assert "none of 27 candidates passed: 27 by pred_iou_thresh; lower --pred-iou-thresh (now 99) or --stab" in text
     assert json.loads((tmp_path / "out" / "records.json").read_text())["annotations"] == []
     np.testing.assert_array_equal(read(tmp_path / "out" / "overlay.png"), read(photo))
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """Three photos, two of one stem."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name, size in {"a.png": (60, 80), "b.png": (50, 40), "a.bmp": (30, 40)}.items():
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
-    return folder
 
 
 SEARCH = ["--points-per-side", "3", "2", "--pred-iou-thresh", "-1", "--stability-score-thresh", "1e-6"]

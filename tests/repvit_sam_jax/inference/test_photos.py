@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from repvit_sam_jax import PRESETS, SamPredictor, cli, load
+from repvit_sam_jax.cli import masks
 from repvit_sam_jax.inference import backends, photos
 from repvit_sam_jax.inference.overlay import draw_overlay
 from repvit_sam_jax.inference.photos import Failure, Segmented, mask_names, segment_photos
@@ -257,14 +258,14 @@ def test_several_objects_a_photo(run, folder, tmp_path):
 
 def test_a_name_that_is_too_long_for_its_mask(run, folder, tmp_path, monkeypatch):
     """The others are written."""
-    original = cli.segment.save_picture
+    original = masks.save_picture
 
     def save(pixels, path):
         if path.stem == "b":
             raise OSError(36, "File name too long", str(path))
         original(pixels, path)
 
-    monkeypatch.setattr("repvit_sam_jax.cli.segment.save_picture", save)
+    monkeypatch.setattr("repvit_sam_jax.cli.masks.save_picture", save)
     code, out, _ = run(folder, "--point", "12,15")
     assert "File name too long" in code
     assert "5 of 6 photos segmented" in out
