@@ -60,13 +60,13 @@ def shrink(folder: Path, answers: Callable[[Path], Embed], report: Report, *, al
     """
     import onnx
 
-    before = list(_masks(answers(folder)))
+    before = list(scene_masks(answers(folder)))
     for path in sorted(folder.glob("*.onnx")):
         model = onnx.load(path)
         round_weights(model)
         path.with_name(f"{path.name}.data").unlink(missing_ok=True)
         onnx.save(model, path)
-    found = _agreement(before, list(_masks(answers(folder))))
+    found = agreement(before, list(scene_masks(answers(folder))))
     figures = {each.prompt: {"mean_iou": round(each.mean, 4), "lowest_iou": round(each.lowest, 4)} for each in found}
     for path in sorted(folder.glob("*.onnx")):
         model = onnx.load(path)
@@ -124,7 +124,7 @@ def _to_int8(weight: Float[np.ndarray, "..."], axis: int) -> tuple[np.ndarray, F
     return np.ascontiguousarray(np.moveaxis(rounded, 0, axis)), scale
 
 
-def _masks(embed: Embed) -> Iterator[Named]:
+def scene_masks(embed: Embed) -> Iterator[Named]:
     """Answers to a box around and a point in each of the scenes' things."""
     rng = np.random.default_rng(SEED)
     for view, number in SCENES:
@@ -137,7 +137,8 @@ def _masks(embed: Embed) -> Iterator[Named]:
             yield "point", answer(np.array([[x, y]], np.float64), np.array([FOREGROUND]))
 
 
-def _agreement(before: Sequence[Named], after: Sequence[Named]) -> tuple[Agreement, ...]:
+def agreement(before: Sequence[Named], after: Sequence[Named]) -> tuple[Agreement, ...]:
+    """IoUs of masks of the same prompts, by kind of prompt."""
     ious: dict[str, list[float]] = {}
     for (prompt, a), (_, b) in zip(before, after, strict=True):
         ious.setdefault(prompt, []).append(float(iou(a, b)))
