@@ -36,7 +36,8 @@ from .quiet import quietly
 from .source import Source, read_source
 from .verify import Decode, PromptCase, Refer, Reference, Tolerances, reference, verify
 
-OPSET = 18
+OPSET, IR_VERSION = 18, 8
+"""Operators, and the version of the file format that they came with: what older runtimes read too."""
 LARGEST = 1_500_000_000
 """Bytes of weights that a file holds itself; ONNX files end at 2 GiB, so more lies beside it, in `.onnx.data`."""
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -167,6 +168,7 @@ def export_module(
             verbose=False,
         )
         assert program is not None
+        program.model.ir_version = IR_VERSION
         program.model.metadata_props.update(metadata or {})
         program.save(path, external_data=size > LARGEST)
 
