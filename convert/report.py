@@ -67,6 +67,24 @@ class MaskRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class Agreement:
+    """Masks of 8-bit weights against those of the float32 weights that they were made of, on scenes."""
+
+    prompt: str
+    count: int
+    mean: float
+    """Mean intersection over union."""
+    lowest: float
+    bar: float
+    """What the mean must reach."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it does; False also for NaN."""
+        return bool(self.mean >= self.bar)
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """Everything that `parity` compared."""
 
@@ -75,11 +93,17 @@ class Report:
     masks: tuple[MaskRow, ...]
     noise: float | None = None
     """Relative RMS between the embeddings of PyTorch in float32 and in float64; measured only if something failed."""
+    agreement: tuple[Agreement, ...] = ()
+    """Of exports with 8-bit weights."""
 
     @property
     def passed(self) -> bool:
         """Whether all comparisons are within tolerance."""
-        return all(row.passed for row in self.rows) and all(row.passed for row in self.masks)
+        return all(self._verdicts())
+
+    def _verdicts(self) -> list[bool]:
+        compared: list[Row | MaskRow | Agreement] = [*self.rows, *self.masks, *self.agreement]
+        return [row.passed for row in compared]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -123,8 +147,14 @@ class Report:
         for mask in self.masks:
             numbers = f"{mask.iou:.7f} | {mask.flipped:.2e} |{shown_rounding(mask)} {mask.tolerance:.0e}"
             lines.append(f"| {mask.form} | {mask.case} | {numbers} | {_verdict(mask.passed)} |")
-        failed = sum(not row.passed for row in self.rows) + sum(not row.passed for row in self.masks)
-        total = len(self.rows) + len(self.masks)
+        if self.agreement:
+            lines += ["", "| int8 weights, prompt | prompts | mean mask IoU | lowest | bar | |"]
+            lines.append("|---|---:|---:|---:|---:|---|")
+        for each in self.agreement:
+            numbers = f"{each.count} | {each.mean:.4f} | {each.lowest:.4f} | {each.bar}"
+            lines.append(f"| {each.prompt} | {numbers} | {_verdict(each.passed)} |")
+        verdicts = self._verdicts()
+        failed, total = verdicts.count(False), len(verdicts)
         lines += ["", f"{self.preset}: {total - failed} of {total} comparisons within tolerance"]
         if self.noise is not None:
             lines.append(

@@ -79,6 +79,18 @@ def curve(out: Folder, runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) 
     draw(runs, out)
 
 
+@app.command(name="quantization")
+def quantization(weights: Annotated[Path, tyro.conf.Positional] = Path("demo")) -> None:
+    """Compare ways to store and run the ONNX files in 8 bits: masks, size, time.
+
+    Args:
+      weights: The model's.
+    """
+    from experiments.quantization import table
+
+    print(table(weights))
+
+
 def main(args: Sequence[str] | None = None, prog: str = "experiments") -> None:
     """Entry point, with its arguments or those of the process."""
     run_commands(app, args, prog, __doc__)

@@ -13,7 +13,14 @@ from repvit_sam_jax.terminal import run_commands
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="WEIGHTS")]
 Size = Annotated[int | None, tyro.conf.arg(aliases=["--resolution"])]  # its name in version 0.1
 
-EXTRAS = {"onnx": "export", "coreml": "export", "litert": "litert", "web": "export"}
+EXTRAS = {
+    "onnx": "export",
+    "coreml": "export",
+    "litert": "litert",
+    "web": "export",
+    "anylabeling": "export",
+    "cvat": "export",
+}
 """Commands that need more than the extra `convert`, which brings the first package that they miss."""
 
 
@@ -23,6 +30,7 @@ def onnx(
     out: Path,
     image_size: Size = None,
     full_size: bool = False,
+    int8: bool = False,
     allow_past_tolerance: bool = False,
 ) -> None:
     """Image encoder and mask decoder as ONNX files, checked in ONNX Runtime against JAX.
@@ -32,13 +40,13 @@ def onnx(
       out: A folder that is new or empty, for encoder.onnx and decoder.onnx.
       image_size: Side of the input square in pixels, if not the checkpoint's.
       full_size: A decoder that also gives masks at the photo's size, with the inputs and outputs of SAM's own export.
+      int8: Weights as 8-bit integers, a quarter of the size; masks are compared with those of float32.
       allow_past_tolerance: Write files that do not compute what the JAX model does, and say so beside and in them.
     """
     from .onnx import export_onnx
 
-    allow = allow_past_tolerance
-    report = export_onnx(weights, out, image_size=image_size, full_size=full_size, allow_past_tolerance=allow)
-    print(report.to_text())
+    given: dict[str, Any] = {"full_size": full_size, "int8": int8, "allow_past_tolerance": allow_past_tolerance}
+    print(export_onnx(weights, out, image_size=image_size, **given).to_text())
     print(f"wrote {out}/encoder.onnx, decoder.onnx")
 
 
@@ -135,7 +143,45 @@ def web(weights: Source, *, out: Path, image_size: Size = None, runtime: Path | 
     print(f"wrote {out}, {size / 1e6:.0f} MB; to see it: python -m http.server --directory {out}")
 
 
-EXPORTS = (onnx, coreml, litert, stablehlo, web)
+def anylabeling(
+    weights: Source, *, out: Path, image_size: Size = None, int8: bool = False, allow_past_tolerance: bool = False
+) -> None:
+    """Model files of the annotation tools AnyLabeling and X-AnyLabeling, also for samexporter.
+
+    Args:
+      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: A folder that is new or empty, for encoder.onnx, decoder.onnx and the config.yaml that the tools load.
+      image_size: Side of the input square in pixels, if not the checkpoint's: 1024, 512 or 256.
+      int8: Weights as 8-bit integers, a quarter of the size; masks are compared with those of float32.
+      allow_past_tolerance: Write files that do not compute what the JAX model does, and say so beside and in them.
+    """
+    from .anylabeling import CONFIG, export_anylabeling
+
+    given: dict[str, Any] = {"int8": int8, "allow_past_tolerance": allow_past_tolerance}
+    print(export_anylabeling(weights, out, image_size=image_size, **given).to_text())
+    print(f"wrote {out}; load {out / CONFIG} as a custom model")
+
+
+def cvat(
+    weights: Source, *, out: Path, image_size: Size = None, int8: bool = False, allow_past_tolerance: bool = False
+) -> None:
+    """Model files of the annotation tool CVAT: its page's decoder, and a serverless function with the encoder.
+
+    Args:
+      weights: A .safetensors file of this library, demo, or a PyTorch checkpoint such as repvit_sam.pt.
+      out: A folder that is new or empty, for decoder.onnx and the folder nuclio.
+      image_size: Side of the input square in pixels, if not the checkpoint's: 1024, 512 or 256.
+      int8: Weights as 8-bit integers, a quarter of the size; masks are compared with those of float32.
+      allow_past_tolerance: Write files that do not compute what the JAX model does, and say so beside and in them.
+    """
+    from .cvat import export_cvat
+
+    given: dict[str, Any] = {"int8": int8, "allow_past_tolerance": allow_past_tolerance}
+    print(export_cvat(weights, out, image_size=image_size, **given).to_text())
+    print(f"wrote {out}: decoder.onnx for CVAT's page, and nuclio for nuctl deploy")
+
+
+EXPORTS = (onnx, coreml, litert, stablehlo, web, anylabeling, cvat)
 
 
 def main(args: Sequence[str] | None = None, prog: str = "export") -> None:

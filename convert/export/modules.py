@@ -99,30 +99,39 @@ class FullSizeDecoder(nn.Module):
         orig_im_size: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         low_res, iou = self.decoder(image_embeddings, point_coords, point_labels, mask_input, has_mask)
-        height, width = (cast(int, size.item()) for size in orig_im_size.long().unbind())
-        for size in (height, width):  # sizes of arrays that depend on a value: the exporter wants their range
-            torch._check(size >= 1)
-            torch._check(size <= 1 << 16)
-        scale = self.image_size / orig_im_size.max().double()
+        return self.resize(low_res, orig_im_size), iou, low_res
+
+    def resize(self, low_res: Tensor, orig_im_size: Tensor) -> Tensor:
+        """Low-res logits [..., S/4, S/4] at the photo's (height, width)."""
+        size = orig_im_size.double()
+        used = torch.floor(size * (self.image_size / size.max()) + 0.5)
+        return self.sample(low_res, size, used / size, used)
+
+    def sample(self, low_res: Tensor, size: Tensor, scale: Tensor, used: Tensor) -> Tensor:
+        """Low-res logits at (height, width) pixels, each (row, column) `scale` of the model's, which end at `used`."""
+        height, width = (cast(int, side.item()) for side in size.long().unbind())
+        for side in (height, width):  # sizes of arrays that depend on a value: the exporter wants their range
+            torch._check(side >= 1)
+            torch._check(side <= 1 << 16)
         rows, columns = (
-            self._resampling(low_res.shape[-1], count, torch.floor(size.double() * scale + 0.5))
-            for count, size in zip((height, width), orig_im_size, strict=True)
+            self._resampling(low_res.shape[-1], count, *axis)
+            for count, *axis in zip((height, width), scale, used, strict=True)
         )
-        return rows @ low_res @ columns.T, iou, low_res
+        return rows @ low_res @ columns.T
 
-    def _resampling(self, size: int, count: int | float, used: Tensor) -> Tensor:
+    def _resampling(self, size: int, count: int, scale: Tensor, used: Tensor) -> Tensor:
         """[count, size]: from `size` to S, crop to `used`, to `count`, bilinear, as one matrix."""
-        inner = _positions(torch.arange(count), used.double() / count, used - 1)
-        outer = _positions(torch.arange(self.image_size), size / self.image_size, size - 1)
-        return _hat(inner, self.image_size) @ _hat(outer, size)
+        inner = positions(torch.arange(count), scale, used - 1)
+        outer = positions(torch.arange(self.image_size), size / self.image_size, size - 1)
+        return hat(inner, self.image_size) @ hat(outer, size)
 
 
-def _positions(index: Tensor, scale: Tensor | float, last: Tensor | int) -> Tensor:
+def positions(index: Tensor, scale: Tensor | float, last: Tensor | int) -> Tensor:
     """Where output pixels lie among the input's, without aligned corners."""
     position = torch.clamp((index.double() + 0.5) * scale - 0.5, min=0)
     return torch.minimum(position, torch.as_tensor(last, dtype=torch.float64))
 
 
-def _hat(positions: Tensor, size: int) -> Tensor:
+def hat(positions: Tensor, size: int) -> Tensor:
     """Bilinear weights [positions, size] of the two neighbours."""
     return torch.clamp(1 - (positions[:, None] - torch.arange(size)).abs(), min=0).float()

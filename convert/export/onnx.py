@@ -15,11 +15,13 @@ from torch.export import Dim
 
 from repvit_sam_jax import transforms
 from repvit_sam_jax.files import new_folder
+from repvit_sam_jax.models.prompt_encoder import TOP_LEFT
 from repvit_sam_jax.terminal import require
 
 from ..report import Report, Row, compare
 from ..torch_models import Sam
 from .gate import PAST_TOLERANCE, gate, worst, write_table
+from .int8 import Answer, Embed, shrink
 from .modules import (
     DECODER_INPUTS,
     DECODER_OUTPUTS,
@@ -34,7 +36,8 @@ from .quiet import quietly
 from .source import Source, read_source
 from .verify import Decode, PromptCase, Refer, Reference, Tolerances, reference, verify
 
-OPSET = 18
+OPSET, IR_VERSION = 18, 8
+"""Operators, and the version of the file format that they came with: what older runtimes read too."""
 LARGEST = 1_500_000_000
 """Bytes of weights that a file holds itself; ONNX files end at 2 GiB, so more lies beside it, in `.onnx.data`."""
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -46,6 +49,7 @@ def export_onnx(
     *,
     image_size: int | None = None,
     full_size: bool = False,
+    int8: bool = False,
     allow_past_tolerance: bool = False,
 ) -> Report:
     """Write `encoder.onnx` and `decoder.onnx`, all or nothing.
@@ -59,6 +63,7 @@ def export_onnx(
       out: a folder that is new or empty.
       image_size: side of the input square in pixels, if not the checkpoint's.
       full_size: a decoder that also gives masks at the photo's size.
+      int8: weights as 8-bit integers, if masks stay what they are; see `int8`.
       allow_past_tolerance: write files that do not compute what the JAX model computes, with the table beside them and
         the worst figure in their metadata.
 
@@ -77,13 +82,40 @@ def export_onnx(
         export_encoder(twin, folder / "encoder.onnx", source.metadata())
         export_decoder(twin, folder / "decoder.onnx", source.metadata(), full_size=full_size)
         report = gate(functools.partial(check, source, folder), source, allow=allow_past_tolerance)
-        if not report.passed:
-            _add_metadata(folder, past_tolerance=worst(report))
-            write_table(report, folder / PAST_TOLERANCE)
+        if int8:
+            report = shrink(folder, predictor_answers, report, allow=allow_past_tolerance)
+        mark(report, folder)
         return report
 
 
-def _add_metadata(folder: Path, **values: str) -> None:
+def predictor_answers(folder: Path) -> Embed:
+    """What `OnnxPredictor` answers."""
+    from repvit_sam_jax.inference.onnx import OnnxPredictor
+
+    predictor = OnnxPredictor(folder)
+
+    def embed(photo: np.ndarray) -> Answer:
+        predictor.set_image(photo)
+        return answer
+
+    def answer(coords: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        if labels[0] == TOP_LEFT:
+            return predictor.predict(box=coords.ravel(), multimask_output=False)[0][0]
+        masks, iou, _ = predictor.predict(coords, labels)
+        return masks[iou.argmax()]
+
+    return embed
+
+
+def mark(report: Report, folder: Path) -> None:
+    """Say in and beside the files of a folder that they are past tolerance; nothing if they are not."""
+    if not report.passed:
+        add_metadata(folder, past_tolerance=worst(report))
+        write_table(report, folder / PAST_TOLERANCE)
+
+
+def add_metadata(folder: Path, **values: str) -> None:
+    """Write more into the metadata of a folder's ONNX files."""
     import onnx
 
     for path in folder.glob("*.onnx"):
@@ -97,7 +129,7 @@ def export_encoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None
     """`images` [B, 3, S, S], as `transforms.preprocess` makes them, to `image_embeddings` [B, C, S/16, S/16]."""
     size = twin.config.image_size
     images = {ENCODER_INPUT: torch.zeros(2, 3, size, size)}
-    _export(Encoder(twin), path, images, (ENCODER_OUTPUT,), [{0: Dim("batch")}], metadata)
+    export_module(Encoder(twin), path, images, (ENCODER_OUTPUT,), [{0: Dim("batch")}], metadata)
 
 
 def export_decoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None, full_size: bool = False) -> None:
@@ -108,13 +140,13 @@ def export_decoder(twin: Sam, path: Path, metadata: dict[str, str] | None = None
     prompts, points = Dim("prompts"), Dim("points")
     dynamic: list[Any] = [{}, {0: prompts, 1: points}, {0: prompts, 1: points}, {}, {}]
     if not full_size:
-        _export(Decoder(twin), path, given, DECODER_OUTPUTS, dynamic, metadata)
+        export_module(Decoder(twin), path, given, DECODER_OUTPUTS, dynamic, metadata)
         return
     given["orig_im_size"] = torch.tensor([low * 3.0, low * 4.0])
-    _export(FullSizeDecoder(twin), path, given, FULL_SIZE_OUTPUTS, [*dynamic, {}], metadata)
+    export_module(FullSizeDecoder(twin), path, given, FULL_SIZE_OUTPUTS, [*dynamic, {}], metadata)
 
 
-def _export(
+def export_module(
     module: nn.Module,
     path: Path,
     inputs: dict[str, Tensor],
@@ -122,6 +154,7 @@ def _export(
     dynamic_shapes: Any,
     metadata: dict[str, str] | None,
 ) -> None:
+    """One module as a file, with its weights in it or, if they are more than `LARGEST`, beside it."""
     size = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
     with quietly():
         program = torch.onnx.export(
@@ -135,6 +168,7 @@ def _export(
             verbose=False,
         )
         assert program is not None
+        program.model.ir_version = IR_VERSION
         program.model.metadata_props.update(metadata or {})
         program.save(path, external_data=size > LARGEST)
 

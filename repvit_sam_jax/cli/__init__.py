@@ -37,7 +37,8 @@ COMMANDS = {
     "convert": Command("checkpoints between PyTorch and this library: from-torch, to-torch, ...", "convert.__main__"),
     "parity": Command("compare a model with PyTorch, layer by layer", "convert.__main__", ("parity",)),
     "export": Command(
-        "models in other formats: onnx, coreml, litert, stablehlo, a web page", "convert.export.__main__"
+        "models in other formats: onnx, coreml, litert, stablehlo, a web page, annotation tools",
+        "convert.export.__main__",
     ),
     "train": Command("distillation, fine-tuning and their input: distill, finetune, embed, ...", "train.__main__"),
     "eval": Command("masks against annotated ones", "evals.__main__"),

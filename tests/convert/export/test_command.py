@@ -34,7 +34,7 @@ def bad_files(checkpoint, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("format_", ["onnx", "coreml", "stablehlo", "litert", "web"])
+@pytest.mark.parametrize("format_", ["onnx", "coreml", "stablehlo", "litert", "web", "anylabeling", "cvat"])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,6 +87,8 @@ MISSING = {
     ("coreml", "tiny.safetensors", "--out", "out"): ("torch", "export"),
     ("litert", "tiny.safetensors", "--out", "out"): ("torch", "litert"),
     ("web", "tiny.safetensors", "--out", "out"): ("torch", "export"),
+    ("anylabeling", "tiny.safetensors", "--out", "out"): ("torch", "export"),
+    ("cvat", "tiny.safetensors", "--out", "out"): ("torch", "export"),
     ("parity", "tiny.pt"): ("torch", "convert"),
 }
 """Commands, the first package that each misses, and the extra that it names."""
