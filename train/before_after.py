@@ -26,8 +26,8 @@ NAMES = {
     "centre_oracle": "centre point, best of three",
     "points3": "three points",
 }
-LARGEST = 0.5
-"""Share of a photo that an object of the picture covers, at most."""
+VISIBLE = 0.01
+"""Share of a photo that an object of the picture covers, at least."""
 
 
 def table(before: protocols.Result, after: protocols.Result) -> str:
@@ -43,16 +43,18 @@ def table(before: protocols.Result, after: protocols.Result) -> str:
 def draw(records: Sequence[Record], before: str | os.PathLike, after: str | os.PathLike) -> Image.Image:
     """A row a photo: an annotated object, and masks for its box and its centre by both models, with their IoUs.
 
-    The object is the largest one of those that cover no more than half of the photo, or the smallest one.
+    The object is the one of median area among those that cover one per cent of the photo, or the largest one.
 
     Args:
       records: photos with masks.
-      before: weights, as `load` takes them.
+      before: weights, as `load` takes them; they run at the image size of `after`.
       after: likewise.
     """
     questions = [_question(record) for record in records]
     rows = [[draw_overlay(photo, mask, caption="annotation")] for photo, mask, _ in questions]
-    drawn = [list(_answers(SamPredictor(*load(weights)), questions)) for weights in (before, after)]
+    model, params = load(after)
+    earlier = load(before, image_size=model.config.image_size)
+    drawn = [list(_answers(SamPredictor(*loaded), questions)) for loaded in (earlier, (model, params))]
     for row, then, now in zip(rows, *drawn, strict=True):
         for pair in zip(then, now, strict=True):
             row += pair
@@ -69,7 +71,8 @@ def _question(record: Record) -> _Question:
     size = photo.shape[0], photo.shape[1]
     masks = [counts_to_mask(counts, size) for counts in data.read_annotations(record.annotations, size)]
     masks.sort(key=np.count_nonzero)
-    mask = [masks[0], *(mask for mask in masks if mask.mean() <= LARGEST)][-1]
+    visible = [mask for mask in masks if mask.mean() >= VISIBLE] or masks[-1:]
+    mask = visible[len(visible) // 2]
     box = box_of(mask)
     _, x, y = protocols.farthest_pixel(mask)
     return photo, mask, (Prompt(box=box), Prompt([[x, y]], [1]))

@@ -95,7 +95,7 @@ def test_finetune_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     printed = str([cell.outputs for cell in execute("finetune", tmp_path / "notebooks").cells if "outputs" in cell])
     assert "24 photos to learn from, 6 held out" in printed
-    ((before, after),) = re.findall(r"\| box \| ([0-9.]+) \| ([0-9.]+) \|", printed)
+    ((before, after),) = re.findall(r"\\n\| box \| ([0-9.]+) \| ([0-9.]+) \|", printed)
     assert float(after) > float(before)
 
 
