@@ -21,6 +21,7 @@ from repvit_sam_jax.config import Form, SamConfig
 from repvit_sam_jax.data.records import DamagedRecordError, Source, Subset
 from repvit_sam_jax.evals import protocols
 from repvit_sam_jax.files import write_atomically
+from repvit_sam_jax.terminal import counted
 from repvit_sam_jax.weights.loading import read_params
 
 from . import loop
@@ -149,7 +150,7 @@ def _parted(source: Source, held_out: Source | None) -> tuple[Source, Source]:
         if both:
             names = [held_out[i].name for i, digest in others.items() if digest in both]
             raise ValueError(
-                f"{len(names)} held-out photos are among those to learn from, which would flatter the result: "
+                f"held out and to learn from at once, which would flatter the result: {counted(len(names), 'photo')}, "
                 f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}; leave them out of one of the two"
             )
         if not digests or not others:
@@ -158,8 +159,8 @@ def _parted(source: Source, held_out: Source | None) -> tuple[Source, Source]:
     distinct = sorted(set(digests.values()))
     if len(distinct) < 2:
         raise ValueError(
-            f"{len(distinct)} photos with masks: fine-tuning needs two at least, one to learn from and one held out, "
-            "which tells whether it helps"
+            f"{counted(len(distinct), 'photo')} with masks: fine-tuning needs two at least, one to learn from and one "
+            "held out, which tells whether it helps"
         )
     aside = set(distinct[: min(max(len(distinct) // HELD_OUT, 1), MOST_HELD_OUT)])
     groups = [i for i in digests if digests[i] not in aside], [i for i in digests if digests[i] in aside]
@@ -182,5 +183,6 @@ def _digests(source: Source) -> dict[int, str]:
         found = dict(enumerate(pool.map(one, range(len(source)))))
     bad = [error for error in found.values() if isinstance(error, DamagedRecordError)]
     if bad:
-        warnings.warn(f"left out: {len(bad)} photos that are damaged or have no masks, such as {bad[0]}", stacklevel=3)
+        what = counted(len(bad), "photo")
+        warnings.warn(f"left out: {what}, damaged or without masks, such as {bad[0]}", stacklevel=3)
     return {i: digest for i, digest in found.items() if isinstance(digest, str)}

@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from ..inference.rle import counts_to_coco, mask_to_counts
+from ..terminal import counted
 from .records import DamagedRecordError, Record
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff")
@@ -49,9 +50,10 @@ class PairSource:
                 f"no photo of {photos} has a mask in {masks}, such as STEM.png or STEM_0.png for STEM.jpg; masks are "
                 f"{', '.join(SUFFIXES)} files"
             )
-        for left, what in ((without, "photos without masks"), (lonely, "masks without photos")):
+        for left, kind, lacks in ((without, "photo", "masks"), (lonely, "mask", "photos")):
             if left:
-                warnings.warn(f"left out: {len(left)} {what}, such as {left[0]}", stacklevel=3)
+                what = f"{counted(len(left), kind)} without {lacks}"
+                warnings.warn(f"left out: {what}, such as {left[0]}", stacklevel=3)
         self._pairs = [(photo, paths) for photo, paths in found.items() if paths]
         files = [[path.name, path.stat().st_size] for photo, paths in self._pairs for path in (photo, *paths)]
         self.fingerprint = hashlib.sha256(repr(files).encode()).hexdigest()

@@ -56,16 +56,16 @@ def test_photos_without_masks_are_neither(tmp_path):
     write_pairs(tmp_path, range(3), without=(0, 1))
     (tmp_path / "masks" / "1.png").write_bytes(b"damaged")
     with (
-        pytest.warns(UserWarning, match=r"1 photos without masks, such as .*0\.jpg"),
-        pytest.warns(UserWarning, match=r"1 photos that are damaged or have no masks, such as .*1\.png"),
-        pytest.raises(ValueError, match="1 photos with masks: fine-tuning needs two at least"),
+        pytest.warns(UserWarning, match=r"left out: 1 photo without masks, such as .*0\.jpg"),
+        pytest.warns(UserWarning, match=r"left out: 1 photo, damaged or without masks, such as .*1\.png"),
+        pytest.raises(ValueError, match="1 photo with masks: fine-tuning needs two at least"),
     ):
         _parted(open_source(tmp_path), None)
 
 
 def test_held_out_photos_may_not_be_learnt_from(tmp_path):
     own, others = write_pairs(tmp_path / "own", range(5)), write_pairs(tmp_path / "others", range(3, 8))
-    with pytest.raises(ValueError, match=r"2 held-out photos are among those to learn from.*3\.jpg, .*4\.jpg; leave"):
+    with pytest.raises(ValueError, match=r"at once, .*: 2 photos, .*3\.jpg, .*4\.jpg; leave"):
         _parted(open_source(own), open_source(others))
     learnt, measured = _parted(open_source(own), open_source(write_pairs(tmp_path / "apart", (8,))))
     assert (len(learnt), len(measured)) == (5, 1)

@@ -55,8 +55,8 @@ def test_names_of_masks(tmp_path):
         with pytest.warns(UserWarning, match="left out") as said:
             source = open_source(spec)
         texts = [str(warning.message) for warning in said]
-        assert any("1 photos without masks" in text and "bare.jpg" in text for text in texts)
-        assert any("1 masks without photos" in text and "nobody.png" in text for text in texts)
+        assert any("1 photo without masks" in text and "bare.jpg" in text for text in texts)
+        assert any("1 mask without photos" in text and "nobody.png" in text for text in texts)
         assert [source[i].name for i in range(len(source))] == [str(photos / f"{name}.jpg") for name in wanted]
         for i, expected in enumerate(wanted.values()):
             np.testing.assert_array_equal(masks_of(source[i]), expected)
