@@ -194,18 +194,20 @@ class Task:
         read, save = self.stored.embedding, self.stored.save_embedding
         known = None if read is None else lambda path: predictor.read_embedding(read / f"{names[path]}.npz")
         failures = []
-        with Stopwatch(seconds, "segment"), tqdm(total=sum(counts.values()), unit="mask", disable=None) as bar:
-            for done in segment_photos(predictor, prompts, load, choice=choice, stored=known):
-                try:
-                    if isinstance(done, Failure):
-                        raise ValueError(done.error)
-                    if save is not None and done.number == 0:
-                        predictor.save_embedding(save / f"{names[done.path]}.npz", done.embedded)
-                    writer.add(done)
-                except (ValueError, OSError) as error:  # such as a name that is too long: the others are written
-                    failures.append({"photo": str(done.path), "error": str(error)})
-                bar.update()
-        results = writer.finish(self.photo, names)
+        try:
+            with Stopwatch(seconds, "segment"), tqdm(total=sum(counts.values()), unit="mask", disable=None) as bar:
+                for done in segment_photos(predictor, prompts, load, choice=choice, stored=known):
+                    try:
+                        if isinstance(done, Failure):
+                            raise ValueError(done.error)
+                        if save is not None and done.number == 0:
+                            predictor.save_embedding(save / f"{names[done.path]}.npz", done.embedded)
+                        writer.add(done)
+                    except (ValueError, OSError) as error:  # such as a name that is too long: the others are written
+                        failures.append({"photo": str(done.path), "error": str(error)})
+                    bar.update()
+        finally:  # what is done is written when the command is stopped, too
+            results = writer.finish(self.photo, names)
         return {**self.model.setting(predictor), "results": results, "failures": failures, "seconds": seconds}
 
     def _prompts(self) -> list[Prompt]:

@@ -9,6 +9,7 @@ _LOOP = "tests/train/test_loop.py"
 _LOSSES = "tests/train/test_losses.py"
 _PROMPTS = "tests/train/test_prompts.py"
 _LOADER = "tests/repvit_sam_jax/data/test_loader.py"
+_FINETUNE = "tests/train/test_finetune.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -176,5 +177,54 @@ MUTANTS: tuple[Mutant, ...] = (
         old='return max(scored, key=lambda found: found.metrics["score"]).step',
         new='return min(scored, key=lambda found: found.metrics["score"]).step',
         tests=("tests/train/test_checkpoints.py::test_the_best_is_the_one_with_the_highest_score",),
+    ),
+    Mutant(
+        name="patience-of-one-more",
+        file="train/log.py",
+        old="len(self._scores) - 1 - _first_best(self._scores) >= patience",
+        new="len(self._scores) - 1 - _first_best(self._scores) > patience",
+        tests=(f"{_FINETUNE}::test_a_run_ends_when_it_gets_no_better",),
+    ),
+    Mutant(
+        name="start-is-not-measured",
+        file="train/loop.py",
+        old="if not log.evaluated and (first or recipe.patience):",
+        new="if not log.evaluated and first:",
+        tests=(f"{_FINETUNE}::test_a_run_ends_when_it_gets_no_better",),
+    ),
+    Mutant(
+        name="held-out-photos-are-learnt-from",
+        file="train/finetune.py",
+        old="[i for i in digests if digests[i] not in aside]",
+        new="list(digests)",
+        tests=(f"{_FINETUNE}::test_a_fifth_is_held_out_by_what_it_holds",),
+    ),
+    Mutant(
+        name="overlap-by-name-alone",
+        file="train/finetune.py",
+        old="        both = set(digests.values()) & set(others.values())",
+        new="        both = {source[i].name for i in digests} & {held_out[i].name for i in others}",
+        tests=(f"{_FINETUNE}::test_held_out_photos_may_not_be_learnt_from",),
+    ),
+    Mutant(
+        name="lora-takes-away",
+        file="train/lora.py",
+        old='["kernel"] + update["a"] @ update["b"]',
+        new='["kernel"] - update["a"] @ update["b"]',
+        tests=("tests/train/test_lora.py::test_a_step",),
+    ),
+    Mutant(
+        name="held-out-masks-are-the-first",
+        file="repvit_sam_jax/data/examples.py",
+        old="np.linspace(0, length - 1, min(count or length, length))",
+        new="np.arange(min(count or length, length))",
+        tests=("tests/repvit_sam_jax/data/test_examples.py::test_masks_boxes_and_areas",),
+    ),
+    Mutant(
+        name="void-of-a-label-map-is-an-object",
+        file="repvit_sam_jax/data/pairs.py",
+        old="known = objects != VOID",
+        new="known = objects > 0",
+        tests=("tests/repvit_sam_jax/data/test_pairs.py::test_objects_of_a_picture",),
     ),
 )

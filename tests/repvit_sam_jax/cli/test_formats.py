@@ -179,3 +179,25 @@ def test_coco_and_polygons_are_one_file(weights, photo, tmp_path, monkeypatch, c
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, "everything", photo, "--out", tmp_path / "out", "--format", "coco", "polygons")
     assert "--format: give one at least, and of coco and polygons one" in capsys.readouterr().err
+
+
+def test_what_is_done_is_kept_when_the_command_is_stopped(segment, photo, tmp_path, monkeypatch):
+    from repvit_sam_jax.inference import photos
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.open(photo).save(folder / name)
+    whole = photos.segment_photos
+
+    def stopped(*given, **options):
+        yield next(whole(*given, **options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(photos, "segment_photos", stopped)
+    with pytest.raises(SystemExit) as end:
+        segment(*BOXES[:2], "--format", "coco", "--out", tmp_path / "out", of=folder)
+    assert end.value.code == 130
+    content = json.loads((tmp_path / "out" / "records.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.png"]
+    assert len(content["annotations"]) == 1
