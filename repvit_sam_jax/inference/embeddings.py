@@ -81,6 +81,8 @@ def read_embedding(path: str | os.PathLike, encoder: Encoder) -> tuple[Float[np.
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no embedding at {path}; --save-embedding or SamPredictor.save_embedding writes it")
+    if not zipfile.is_zipfile(path):  # NumPy would advise to unpickle it
+        raise ValueError(f"{path} is no embedding of this library, or it is damaged: it is no {SUFFIX} file")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             about, embedding = json.loads(str(arrays["about"])), arrays["embedding"]
