@@ -56,7 +56,7 @@ def export(
     if out.suffix != ".safetensors":
         raise ValueError(f"{out}: the file's name must end in .safetensors")
     student, params, step = _read(run, which)
-    config = student.config
+    config, encoder = student.config, params["image_encoder"]
     for other in mean_with:
         if other.is_dir():
             them, theirs, _ = _read(other, which)
@@ -68,20 +68,23 @@ def export(
         params = jax.tree.map(np.add, params, theirs)
     params = jax.tree.map(lambda x: (x / (1 + len(mean_with))).astype(x.dtype), params)
     if config.has_batch_norm and form != student.form:
-        params = reparam.fuse(params) if form == "deploy" else _with_branches(run, params)
+        params = reparam.fuse(params) if form == "deploy" else _with_branches(run, params, encoder)
     about = checkpoint.Metadata(config, form, converter=f"repvit_sam_jax train {__version__}")
     checkpoint.save(out, params, about, dtype)
     return step
 
 
-def _with_branches(run: Path, params: Params) -> Params:
-    """The training form, with the encoder of the file that the run began with; it did not learn, and ran fused."""
+def _with_branches(run: Path, params: Params, encoder: Params) -> Params:
+    """The training form, with the encoder of the file that the run began with; it did not learn, and ran fused.
+
+    `encoder` is the run's own; that of a mean may be rounded.
+    """
     init = from_json((run / "recipe.json").read_text()).init
     if init is None:
         raise ValueError(f"the encoder of {run} did not learn and was drawn fused: export it in deploy form")
     _, _, start = read_params(init, "train")
     fused = reparam.fuse(start)["image_encoder"]
-    now, then = (dict(checkpoint.flatten(encoder)) for encoder in (fused, params["image_encoder"]))
+    now, then = (dict(checkpoint.flatten(each)) for each in (fused, encoder))
     if now.keys() != then.keys() or not all(np.array_equal(now[name], then[name]) for name in now):
         raise ValueError(f"{init} holds another encoder than {run} began with: export it in deploy form")
     return {**params, "image_encoder": start["image_encoder"], "batch_stats": start["batch_stats"]}

@@ -43,7 +43,7 @@ class Log:
         self._skipped = metrics[-1]["skipped"] if metrics else 0
         evaluations = self._truncate(run / "evaluations.jsonl", first)
         self.evaluated = bool(_agreed(any(line["step"] == first for line in evaluations)))
-        self._scores = [line["score"] for line in evaluations]
+        self.scores = [line["score"] for line in evaluations]
         self._measured = {line["step"] for line in self._truncate(run / "tasks.jsonl", first)}
         shown = None if self._main else True  # None: on a terminal
         self._bar = tqdm(total=num_steps, initial=first, unit="step", disable=shown, file=sys.stderr)
@@ -107,7 +107,7 @@ class Log:
         score = float(np.mean([result["ground_truth"][kind]["all"] for kind in SCORE]))
         score = float(_agreed(np.float32(score)))
         self._write("evaluations.jsonl", {"step": step, "score": score, **result})
-        self._scores.append(score)
+        self.scores.append(score)
         self.note(f"step {step}\n{protocols.table(result)}")
         self._since = time.perf_counter()
         return score
@@ -116,7 +116,7 @@ class Log:
     def stalled(self) -> bool:
         """Whether the last evaluations, as many as the recipe has patience for, brought no better score."""
         patience = self._recipe.patience
-        return patience is not None and len(self._scores) - 1 - _first_best(self._scores) >= patience
+        return patience is not None and len(self.scores) - 1 - _first_best(self.scores) >= patience
 
     def tasks(self, step: int, numbers: dict[str, dict[str, float]]) -> None:
         """Write numbers of tasks, where NaN is null, unless they are written."""

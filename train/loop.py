@@ -126,9 +126,9 @@ class Run:
             stack.enter_context(contextlib.closing(log))
             log.seconds_at_peak = self._seconds_at_peak(state, teacher_params)
             if not log.evaluated and (first or recipe.patience):  # perhaps one was given up when the run was left
-                score = self._evaluate(state, first, log, stopping)
-                if not first and score is not None:
-                    checkpoints.save(state, score)
+                self._evaluate(state, first, log, stopping)
+            if recipe.patience and checkpoints.latest is None and log.scores:
+                checkpoints.save(state, log.scores[-1])
             profiler = stack.enter_context(contextlib.ExitStack())
             for number in range(first, self.num_steps):
                 if log.stalled:

@@ -181,8 +181,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="patience-of-one-more",
         file="train/log.py",
-        old="len(self._scores) - 1 - _first_best(self._scores) >= patience",
-        new="len(self._scores) - 1 - _first_best(self._scores) > patience",
+        old="len(self.scores) - 1 - _first_best(self.scores) >= patience",
+        new="len(self.scores) - 1 - _first_best(self.scores) > patience",
         tests=(f"{_FINETUNE}::test_a_run_ends_when_it_gets_no_better",),
     ),
     Mutant(

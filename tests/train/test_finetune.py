@@ -117,6 +117,18 @@ def test_a_run_ends_when_it_gets_no_better(whole, inputs, tmp_path, scores, give
     assert scores[1] == list(range(end + 1))
 
 
+def test_a_start_that_was_measured_and_not_kept_is_kept_later(whole, inputs, tmp_path, scores):
+    """As after a kill between the two."""
+    scores[0].extend([0.5, 0.4, 0.3, 0.4, 0.3])
+    held = dataclasses.replace(inputs, held_out=inputs.photos)
+    loop.Run(PATIENT, tmp_path / "run", held).fit()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert int(loop.Run(PATIENT, tmp_path / "run", held).fit().step) == 2
+    assert scores[1] == [0, 1, 2, 1, 2]
+    with loop.Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+        assert checkpoints.best == 0
+
+
 def test_patience_needs_held_out_photos(inputs, tmp_path):
     with pytest.raises(ValueError, match="patience needs held-out photos"):
         loop.Run(PATIENT, tmp_path / "run", inputs)
